@@ -1,0 +1,126 @@
+"""Configuration: annotated dataclasses whose fields are command-line flags, and presets.
+
+Every script has one dataclass. ``option`` gives a field its default, its help text and what the
+presets ``laptop`` and ``slides`` put in place of the default; ``parse`` turns the whole into
+flags. A flag given on the command line beats the preset.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+PRESETS = ("quick", "laptop", "slides")
+
+
+def option(default: Any, help: str, affects_result: bool = True, **presets: Any) -> Any:
+    """A dataclass field that is a flag: ``option(32, "images per step", slides=128)``.
+
+    ``affects_result=False`` marks what may change without making a finished result stale, such
+    as where it is written.
+    """
+    unknown = set(presets) - set(PRESETS)
+    if unknown:
+        raise ValueError(f"unknown presets {sorted(unknown)}; known: {PRESETS}")
+    metadata = {"help": help, "presets": presets, "affects_result": affects_result}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class CommonConfig:
+    """What every script asks: which data, at which size, under which protocol, written where."""
+
+    preset: Literal["quick", "laptop", "slides"] = option(
+        "quick", "phantoms on a CPU, real images on a CPU, or the deck's settings on a GPU", False
+    )
+    data: str = option(
+        "phantom",
+        "'phantom' (procedural, no download) or a folder in Kaggle layout",
+        False,  # the images' content decides, not where they lie
+        laptop="data/chest_xray",
+        slides="data/chest_xray",
+    )
+    protocol: Literal["fair", "deck"] = option(
+        "fair", "'fair' splits by patient, 'deck' takes the official folders as they are"
+    )
+    image_size: int = option(32, "side of the generated images in pixels", laptop=64, slides=128)
+    resize: Literal["squash", "letterbox"] = option(
+        "squash", "make images square by squashing, as in the deck, or by black borders"
+    )
+    limit: int = option(0, "at most so many images per split, classes in proportion; 0 for all")
+    num_phantoms: int = option(
+        1200, "phantoms in the train folder, if the data are phantoms", False
+    )
+    skip_bad_files: bool = option(False, "go on without unreadable files and list them", False)
+    seed: int = option(0, "seed of everything random but the split, which is always the same")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
+    resume: bool = option(False, "go on from the newest checkpoint, skip what is done", False)
+    save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
+    output_dir: str = option("outputs", "where everything is written", False)
+
+
+def seed_sequence(*parts: int) -> int:
+    """One well-mixed 64-bit seed from several integers, such as (seed, image index)."""
+    words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
+    return int(words[0]) << 32 | int(words[1])
+
+
+def generator_for(*parts: int) -> torch.Generator:
+    """A CPU generator that depends on ``parts`` alone, whatever was drawn before."""
+    return torch.Generator().manual_seed(seed_sequence(*parts))
+
+
+def defaults(config_class: type, preset: str = "quick") -> dict[str, Any]:
+    """Field values of ``config_class`` under ``preset``."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is unknown; choose one of {PRESETS}")
+    values = {
+        field.name: field.metadata.get("presets", {}).get(preset, field.default)
+        for field in dataclasses.fields(config_class)
+    }
+    return values | {"preset": preset}
+
+
+def parse(config_class: type, argv: list[str] | None = None, description: str = "") -> Any:
+    """Read ``config_class`` from command-line flags (``sys.argv`` when ``argv`` is None)."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", default="quick", choices=PRESETS)
+    preset = first.parse_known_args(argv)[0].preset
+    values = defaults(config_class, preset)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        _add_flag(parser, field, hints[field.name], values[field.name])
+    return config_class(**vars(parser.parse_args(argv)))
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: Any) -> None:
+    flag = "--" + field.name.replace("_", "-")
+    presets = "".join(f", {name}: {value}" for name, value in field.metadata["presets"].items())
+    arguments = {
+        "default": default,
+        "help": f"{field.metadata['help']} (default: {field.default}{presets})".replace("%", "%%"),
+    }
+    origin = typing.get_origin(hint)
+    if hint is bool:
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif origin is Literal:
+        arguments["choices"] = typing.get_args(hint)
+    elif origin is tuple:
+        arguments |= {"nargs": "*", "type": typing.get_args(hint)[0], "action": _TupleAction}
+    elif origin in (types.UnionType, typing.Union):
+        raise TypeError(f"{field.name}: optional flags are not supported; use 0 or '' for none")
+    else:
+        arguments["type"] = hint
+    parser.add_argument(flag, **arguments)
+
+
+class _TupleAction(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, tuple(values))

@@ -1,0 +1,90 @@
+"""The diffusers pipeline: from noise to radiographs, with or without classes."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
+
+from chestx import images as pixels
+from chestx.data import CLASS_NAMES
+from chestx.models.ddpm import takes_class_labels
+
+Step = Callable[[int, int, torch.Tensor], None]
+
+
+class RadiographPipeline(DiffusionPipeline):
+    """Unconditional or class-conditional sampling with any diffusers noise scheduler."""
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        num_images: int = 1,
+        class_labels: list[int | str] | torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pt",
+        on_step: Step | None = None,
+    ):
+        """Sample ``num_images`` radiographs.
+
+        ``class_labels``: names or indices, one per image, for a UNet with classes.
+        ``num_inference_steps``: default is as many as the UNet was trained with.
+        ``generator``: one, or one per image, which makes an image independent of its batch.
+        ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".
+        ``on_step(index, timestep, images)`` sees x_t before the first and after every step.
+
+        Raises ValueError if labels and UNet do not fit, or for an unknown ``output_type``.
+        """
+        if output_type not in ("pt", "np", "pil"):
+            raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
+        labels = self._class_indices(class_labels, num_images)
+        size = self.unet.config.sample_size
+        device, dtype = self._execution_device, self.unet.dtype
+        steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        self.scheduler.set_timesteps(steps, device=device)
+        # DDPM takes a generator in step(), PNDM or Heun do not.
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if takes_generator else {}
+
+        shape = (num_images, self.unet.config.in_channels, size, size)
+        images = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        images = images * self.scheduler.init_noise_sigma
+        if on_step:
+            on_step(-1, int(self.scheduler.timesteps[0]), images)
+        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            scaled = self.scheduler.scale_model_input(images, timestep)
+            prediction = self.unet(scaled, timestep, labels).sample  # (B, 1, H, W)
+            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+            if on_step:
+                on_step(index, int(timestep), images)
+
+        images = images.clamp(-1, 1)
+        if output_type == "pt":
+            return images
+        arrays = pixels.to_uint8(images)[:, 0].cpu().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays[..., None] / 255.0)
+
+    def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
+        if not takes_class_labels(self.unet):
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this UNet was trained without them")
+            return None
+        num_classes = self.unet.config.num_class_embeds
+        if class_labels is None:
+            raise ValueError(f"this UNet wants class_labels, one of {num_classes} per image")
+        names = [CLASS_NAMES.index(c) if c in CLASS_NAMES else c for c in list(class_labels)]
+        indices = [int(c) for c in names]
+        if len(indices) != num_images or not all(0 <= c < num_classes for c in indices):
+            raise ValueError(
+                f"class_labels={class_labels!r}: give {num_images} of {CLASS_NAMES} or 0 to "
+                f"{num_classes - 1}"
+            )
+        return torch.tensor(indices, device=self._execution_device)

@@ -1,0 +1,198 @@
+"""Synthetic sets on disk: PNGs in Kaggle layout and a manifest, made by a trained generator.
+
+A set is a sequence: image i depends on (seed, i) alone, whatever the batch size, so a longer set
+begins with the shorter one and an interrupted one goes on where it stopped.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from diffusers import ModelMixin
+from PIL import Image
+from tqdm.auto import tqdm
+
+from chestx import images, results
+from chestx.config import generator_for
+from chestx.data import CLASS_NAMES, NORMAL, Radiographs, RadiographTensors
+from chestx.models import ConditionalVAE, EnhancedConditionalVAE
+from chestx.models.ddpm import takes_class_labels
+from chestx.pipeline import RadiographPipeline
+from chestx.schedulers import swap_scheduler
+
+SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
+VAES = {"cvae": ConditionalVAE, "enhanced_cvae": EnhancedConditionalVAE}
+DDPMS = ("ddpm", "ddpm_mended")
+GENERATORS = (*VAES, *DDPMS)
+
+
+@dataclasses.dataclass
+class Generator:
+    """A trained generator: ``sample(class_labels, torch_generators) -> (B, 1, H, W)``."""
+
+    name: str
+    sample: Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
+    image_size: int
+    checkpoint: str  # SHA-256 of the weights
+    settings: dict[str, Any]  # scheduler, steps, guidance: what else decides the images
+    trained_on: set[str]  # SHA-256 of every training image
+
+
+def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
+    """Write the weights to ``folder/model`` and, first, which images of which split made them."""
+    results.write_json(folder / "trained_on.json", sorted(split["sha256"]))
+    model.save_pretrained(folder / "model", safe_serialization=True)
+
+
+def load_generator(
+    name: str, folder: Path, sampler: str = "", num_inference_steps: int = 0
+) -> Generator:
+    """Load what ``save_generator`` wrote; ``sampler`` and its steps concern the DDPMs alone.
+
+    Raises ValueError for an unknown name and FileNotFoundError if nothing was trained.
+    """
+    if name not in GENERATORS:
+        raise ValueError(f"generator={name!r} is unknown; choose one of {GENERATORS}")
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        script = {"cvae": "02_train_cvae.py", "enhanced_cvae": "03_train_enhanced_cvae.py"}
+        flag = f" --generator {name}" if name in DDPMS else ""
+        raise FileNotFoundError(
+            f"{folder} holds no finished {name}; run `python examples/"
+            f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
+        )
+    trained_on = set(results.read_json(folder / "trained_on.json"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if name in VAES:
+        model = VAES[name].from_pretrained(folder / "model").to(device).eval()
+        weights = folder / "model" / "diffusion_pytorch_model.safetensors"
+        size, settings, sample = model.config.image_size, {}, model.sample
+    else:
+        pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
+        sample, settings = pipeline_sampler(pipeline, sampler or "ddpm", num_inference_steps)
+        weights = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+        size = pipeline.unet.config.sample_size
+    return Generator(name, sample, size, results.file_hash(weights), settings, trained_on)
+
+
+def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_steps: int):
+    """(sample function, what to write into the manifest) of a pipeline with another sampler."""
+    pipeline.scheduler = swap_scheduler(pipeline.scheduler, sampler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    steps = num_inference_steps or pipeline.scheduler.config.num_train_timesteps
+
+    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        labels = class_labels if takes_class_labels(pipeline.unet) else None
+        return pipeline(len(class_labels), labels, steps, generators)
+
+    return sample, {"scheduler": sampler, "num_inference_steps": steps, "guidance_scale": None}
+
+
+def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
+    """Raise ValueError if the generator saw an image on which something is judged.
+
+    The deck's val folder is exempt: that protocol reads it for no choice.
+    """
+    judged = {"test"} if radiographs.protocol == "deck" else {"test", "validation", "reference"}
+    for name in judged & set(radiographs):
+        if seen := generator.trained_on & set(radiographs[name]["sha256"]):
+            raise ValueError(
+                f"{generator.name} was trained on {len(seen)} images of the {name} split under "
+                f"--protocol {radiographs.protocol}; train it again under that protocol"
+            )
+    if not generator.trained_on & set(radiographs["train"]["sha256"]):
+        raise ValueError(
+            f"{generator.name} was trained on other data than {radiographs.source!r}; train it "
+            f"on these, or give --data and --limit as in training"
+        )
+
+
+def read_manifest(folder: Path) -> list[dict[str, Any]]:
+    """The records of a synthetic set; a last line that is cut off does not count."""
+    path = folder / "train" / "metadata.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    complete = [line for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in complete]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
+
+
+def synthesize(
+    generator: Generator,
+    num_images: int,
+    folder: Path,
+    *,
+    label: int = NORMAL,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[dict[str, Any]]:
+    """Write images 0 to ``num_images - 1`` of ``label`` to ``folder`` and return their records.
+
+    ``folder/train/NORMAL/synthetic_000000.png`` and ``folder/train/metadata.jsonl``, which
+    ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. Raises
+    ValueError if it was made with other settings.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images={num_images}; there is nothing to synthesize")
+    common = {"label": CLASS_NAMES[label], "seed": seed, "generator": generator.name}
+    common |= {"checkpoint": generator.checkpoint, **generator.settings}
+    records = read_manifest(folder)
+    if records and (differ := [k for k in common if records[0].get(k) != common[k]]):
+        raise ValueError(
+            f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
+            f"--overwrite, or choose another folder"
+        )
+    common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
+    (folder / "train" / CLASS_NAMES[label]).mkdir(parents=True, exist_ok=True)
+    manifest = folder / "train" / "metadata.jsonl"
+    results_before = "".join(json.dumps(record) + "\n" for record in records)
+    manifest.write_text(results_before, encoding="utf-8")  # without a line that was cut off
+
+    missing = range(len(records), num_images)
+    bar = tqdm(total=num_images, initial=len(records), desc=generator.name, disable=None)
+    for start in range(missing.start, missing.stop, batch_size):
+        indices = list(range(start, min(start + batch_size, missing.stop)))
+        torch_generators = [generator_for(seed, SYNTHESIS, index) for index in indices]
+        labels = torch.full((len(indices),), label)
+        batch = images.to_uint8(generator.sample(labels, torch_generators)).cpu()
+        with manifest.open("a", encoding="utf-8") as file:
+            for index, picture in zip(indices, batch):
+                name = f"{CLASS_NAMES[label]}/synthetic_{index:06d}.png"
+                path = folder / "train" / name
+                Image.fromarray(picture[0].numpy()).save(path)
+                record = {"file_name": name, "index": index, "sha256": results.file_hash(path)}
+                file.write(json.dumps(record | common) + "\n")
+                records.append(record | common)
+        bar.update(len(indices))
+    bar.close()
+    return records
+
+
+def load_synthetic(folder: Path, num_images: int, image_size: int) -> RadiographTensors:
+    """The first ``num_images`` of a synthetic set, through the same decoder as real images.
+
+    Raises ValueError if there are fewer, or if a file is missing or was altered.
+    """
+    records = read_manifest(folder)
+    if len(records) < num_images:
+        raise ValueError(
+            f"{folder} holds {len(records)} images, but {num_images} are needed; run "
+            f"`python examples/06_generate_synthetic.py` with the same flags to add the others"
+        )
+    decoded = []
+    for record in records[:num_images]:
+        path = folder / "train" / record["file_name"]
+        if not path.exists() or results.file_hash(path) != record["sha256"]:
+            raise ValueError(f"{path} is missing or altered; delete {folder} and run 06 again")
+        with Image.open(path) as picture:
+            decoded.append(images.decode(picture, image_size))
+    labels = [CLASS_NAMES.index(record["label"]) for record in records[:num_images]]
+    return RadiographTensors(torch.stack(decoded), torch.tensor(labels))

@@ -1,0 +1,298 @@
+"""The one ``train()`` for all four models.
+
+They differ only in ``loss_fn(model, batch) -> (loss, {"name": tensor})``. Everything random in
+step k depends on (seed, process, k) alone, so an interrupted run goes on exactly as it would have.
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from chestx import checkpoint, results
+from chestx.config import generator_for, seed_sequence
+from chestx.data import RadiographTensors
+
+LossFn = Callable[
+    [torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]
+]
+TRAINING, VALIDATION, SHUFFLE = range(3)  # streams of random numbers that never meet
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How to train; the same for every model."""
+
+    num_epochs: int = 10
+    max_steps: int = 0  # stop after so many optimizer steps whatever the epoch; 0 for no limit
+    batch_size: int = 32  # over all processes together
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0  # AdamW's; 0 makes it Adam
+    lr_scheduler: str = "constant"  # a name that diffusers.optimization.get_scheduler knows
+    lr_warmup_steps: int = 0  # at most a tenth of all steps
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0  # 0 for none; warms up as (1 + step) / (10 + step)
+    patience: int = 0  # epochs without a better validation loss before stopping; 0 for never
+    sample_epochs: tuple[int, ...] = ()  # epochs after which on_sample is called
+    mixed_precision: str = "no"
+    seed: int = 0
+    save_every_seconds: float = 300.0
+
+
+class EpochShuffle(Sampler):
+    """A permutation of ``length`` indices that depends on (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = generator_for(self.seed, SHUFFLE, self.epoch)
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+def make_loader(data: RadiographTensors, batch_size: int, sampler: Sampler | None) -> DataLoader:
+    """Batches come whole from ``data.__getitems__``, so there is nothing left to collate."""
+    return DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=lambda batch: batch)
+
+
+def check_config(config: TrainingConfig, train_data: Any, validation_data: Any) -> None:
+    """Raise ValueError for settings that cannot work, with the mend."""
+    for name in ("num_epochs", "batch_size", "learning_rate"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name}={getattr(config, name)} must be positive")
+    if not 0 <= config.ema_decay < 1:
+        raise ValueError(f"ema_decay={config.ema_decay} must lie in [0, 1); 0 turns it off")
+    if len(train_data) == 0:
+        raise ValueError("train_data is empty; give it at least one image")
+    if config.patience and not validation_data:
+        raise ValueError(f"patience={config.patience} needs validation_data; or take patience=0")
+
+
+@torch.no_grad()
+def validate(
+    model: torch.nn.Module, loss_fn: LossFn, loader: DataLoader, seed: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Mean of the training objective over ``loader`` with draws that are the same every time."""
+    model.eval()
+    totals, count = {}, 0
+    for index, batch in enumerate(loader):
+        torch.manual_seed(seed_sequence(seed, VALIDATION, accelerator.process_index, index))
+        loss, logs = loss_fn(model, batch)
+        size = len(batch["class_labels"])
+        for name, value in {"loss": loss, **logs}.items():
+            totals[name] = totals.get(name, 0.0) + value.item() * size
+        count += size
+    model.train()
+    return average(totals, count, accelerator)
+
+
+def average(totals: dict[str, float], count: int, accelerator: Accelerator) -> dict[str, float]:
+    """Totals over all processes divided by their number of images."""
+    sums = torch.tensor([*totals.values(), count], dtype=torch.float32, device=accelerator.device)
+    *values, count = accelerator.reduce(sums, "sum").tolist()
+    return {name: value / max(count, 1) for name, value in zip(totals, values)}
+
+
+def resume_from(folder: Path, config: TrainingConfig) -> Path | None:
+    """The newest checkpoint, if there is one and its configuration is this one.
+
+    An unfinished run of another configuration raises ValueError with the fields that differ; a
+    finished one is replaced.
+    """
+    checkpoints = checkpoint.list_checkpoints(folder)
+    if not checkpoints:
+        return None
+    progress = checkpoint.load_progress(checkpoints[-1])
+    mine, ignored = dataclasses.asdict(config), {"save_every_seconds"}
+    mine["sample_epochs"] = list(config.sample_epochs)
+    differ = [
+        f"{name}: {progress['config'].get(name)} there, {value} now"
+        for name, value in mine.items()
+        if name not in ignored and progress["config"].get(name) != value
+    ]
+    if not differ:
+        return checkpoints[-1]
+    if not progress["finished"]:
+        raise ValueError(
+            f"{folder} holds an unfinished run of another configuration ({'; '.join(differ)}); "
+            f"use the same settings, another --output-dir, or delete that folder"
+        )
+    print(f"{folder}: replacing a finished run of other settings ({'; '.join(differ)})")
+    return None
+
+
+def train(
+    model: torch.nn.Module,
+    loss_fn: LossFn,
+    train_data: RadiographTensors,
+    config: TrainingConfig,
+    output_dir: Path,
+    *,
+    validation_data: RadiographTensors | None = None,
+    on_sample: Callable[[torch.nn.Module, int], None] | None = None,
+    resume: bool = False,
+    description: str = "train",
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place and return its history, one dict per epoch.
+
+    Writes ``output_dir/history.json`` and ``output_dir/checkpoints``. The model ends on the CPU or
+    device it was trained on, in eval mode, with its averaged weights (``ema_decay``) and, with
+    ``patience``, those of the best validation loss. ``on_sample(model, epoch)`` is called on the
+    main process after each of ``config.sample_epochs`` with the averaged weights.
+
+    Raises FloatingPointError, naming the step, when the loss is NaN or infinite.
+    """
+    check_config(config, train_data, validation_data)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+    main = accelerator.is_main_process
+    folder = Path(output_dir) / "checkpoints"
+
+    # The objects, in the order in which diffusers' own scripts make them.
+    model.to(memory_format=torch.channels_last).train()
+    shuffle = EpochShuffle(len(train_data), config.seed)
+    loader = make_loader(train_data, config.batch_size, shuffle)
+    steps_per_epoch = math.ceil(len(train_data) / config.batch_size)
+    num_steps = config.num_epochs * steps_per_epoch
+    if config.max_steps:
+        num_steps = config.max_steps
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=min(config.lr_warmup_steps, num_steps // 10),
+        num_training_steps=num_steps,
+    )
+    raw_model, (model, optimizer, loader) = model, accelerator.prepare(model, optimizer, loader)
+    validation_loader = None
+    if validation_data is not None:
+        validation_loader = make_loader(validation_data, config.batch_size, None)
+        validation_loader = accelerator.prepare(validation_loader)
+    parameters = list(raw_model.parameters())
+    ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+    if ema:
+        ema.to(accelerator.device)
+
+    # Where the run stands; all of it is in every checkpoint.
+    now = {"epoch": 0, "step": 0, "batch": 0, "totals": {}, "count": 0, "seconds": 0.0}
+    now |= {"best": math.inf, "worse": 0, "finished": False, "history": []}
+    best: dict[str, torch.Tensor] = {}
+    path = resume_from(folder, config) if resume else None
+    if path:
+        weights, state, now = checkpoint.load_checkpoint(path)
+        raw_model.load_state_dict(weights["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        if ema:
+            ema.load_state_dict(state["ema"])
+            ema.to(accelerator.device)
+        best = weights.get("best", {})
+        accelerator.print(f"{description}: resumed at step {now['step']} from {path}")
+    elif main:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def save() -> None:
+        if not main:
+            return
+        weights = {"model": raw_model.state_dict()} | ({"best": best} if best else {})
+        state = {"optimizer": optimizer.state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
+        state |= {"ema": ema.state_dict()} if ema else {}
+        state |= {"scaler": accelerator.scaler.state_dict()} if accelerator.scaler else {}
+        progress = now | {"config": dataclasses.asdict(config)}
+        checkpoint.save_checkpoint(folder, now["step"], weights, state, progress)
+
+    started, saved = time.monotonic() - now["seconds"], time.monotonic()
+    while not now["finished"]:
+        shuffle.epoch = now["epoch"]
+        batches = accelerator.skip_first_batches(loader, now["batch"]) if now["batch"] else loader
+        epoch_started, already = time.monotonic(), now["count"]
+        title = f"{description}, epoch {now['epoch'] + 1}"
+        bar = tqdm(batches, title, disable=not main or None, leave=False)
+        for batch in bar:
+            torch.manual_seed(
+                seed_sequence(config.seed, TRAINING, accelerator.process_index, now["step"])
+            )
+            loss, logs = loss_fn(model, batch)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"{description}: the loss is {loss.item()} at step {now['step']} (epoch "
+                    f"{now['epoch'] + 1}); try a smaller learning_rate than {config.learning_rate}"
+                )
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            optimizer.step()
+            lr_scheduler.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.step(parameters)
+
+            size = len(batch["class_labels"])
+            for name, value in {"loss": loss, **logs}.items():
+                now["totals"][name] = now["totals"].get(name, 0.0) + value.item() * size
+            now["count"] += size
+            now["step"] += 1
+            now["batch"] += 1
+            now["seconds"] = time.monotonic() - started
+            speed = (now["count"] - already) / (time.monotonic() - epoch_started)
+            bar.set_postfix(loss=f"{loss.item():.4g}", images_per_s=f"{speed:.0f}", refresh=False)
+            if now["step"] >= num_steps:
+                break
+            if time.monotonic() - saved > config.save_every_seconds:
+                save()
+                saved = time.monotonic()
+
+        # The epoch is over: evaluate, keep the best, sample, log, save.
+        row = {"epoch": now["epoch"] + 1, "step": now["step"], "lr": lr_scheduler.get_last_lr()[0]}
+        row["train"] = average(now["totals"], now["count"], accelerator)
+        row["images_per_second"] = round(speed * accelerator.num_processes, 1)
+        now |= {"epoch": now["epoch"] + 1, "batch": 0, "totals": {}, "count": 0}
+        if ema:
+            ema.store(parameters)
+            ema.copy_to(parameters)
+        if validation_loader is not None:
+            scores = validate(model, loss_fn, validation_loader, config.seed, accelerator)
+            row["validation"], better = scores, scores["loss"] < now["best"]
+            now["worse"] = 0 if better else now["worse"] + 1
+            now["best"] = min(now["best"], scores["loss"])
+            if better and config.patience:
+                best = {k: v.detach().clone() for k, v in raw_model.state_dict().items()}
+        if main and on_sample and now["epoch"] in config.sample_epochs:
+            raw_model.eval()
+            on_sample(raw_model, now["epoch"])
+            raw_model.train()
+        if ema:
+            ema.restore(parameters)
+        now["history"].append(row)
+        now["finished"] = now["step"] >= num_steps or 0 < config.patience <= now["worse"]
+        now["seconds"] = time.monotonic() - started
+        if main:
+            results.write_json(Path(output_dir) / "history.json", now["history"])
+        if now["finished"] or time.monotonic() - saved > config.save_every_seconds:
+            save()
+            saved = time.monotonic()
+
+    if ema:
+        ema.copy_to(parameters)
+    if best:
+        raw_model.load_state_dict(best)
+    raw_model.eval()
+    return now["history"]
