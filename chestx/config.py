@@ -60,7 +60,10 @@ class CommonConfig:
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
     resume: bool = option(False, "go on from the newest checkpoint, skip what is done", False)
     save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
-    output_dir: str = option("outputs", "where everything is written", False)
+    output_dir: str = option(
+        "outputs", "where everything is written", False,
+        laptop="outputs/laptop", slides="outputs/slides",
+    )  # fmt: skip
 
 
 def seed_sequence(*parts: int) -> int:

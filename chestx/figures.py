@@ -1,9 +1,50 @@
-"""Figures: functions that read results and return a ``Figure``, one colour per method."""
+"""Figures: functions that read results and return a ``Figure``, one colour per method.
 
+Every figure says at its foot which data it was made from.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torchvision.utils import make_grid, save_image
+
+from chestx.data import CLASS_NAMES
+from chestx.images import to_uint8
+
+COLOURS = {
+    "original": "#555555",
+    "cvae": "#1f77b4",
+    "enhanced_cvae": "#17a398",
+    "ddpm": "#e08214",
+    "ddpm_mended": "#b2182b",
+    "NORMAL": "#4c9f70",
+    "PNEUMONIA": "#8e5ea2",
+}
+TITLES = {
+    "original": "original",
+    "cvae": "CVAE",
+    "enhanced_cvae": "enhanced CVAE",
+    "ddpm": "DDPM (deck's schedule)",
+    "ddpm_mended": "DDPM mended",
+}
+
+
+def data_line(data: dict[str, Any]) -> str:
+    """The foot of every figure: phantom or real, source, protocol."""
+    return f"{data['kind']} data: {Path(data['source']).name}, {data['protocol']} protocol"
+
+
+def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
+    """Write ``output_dir/figures/name.png`` and return what the report needs to show it."""
+    path = Path(output_dir) / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+    return {"file": path.name, "caption": caption}
 
 
 def save_samples(images: torch.Tensor, folder: Path, epoch: int) -> Path:
@@ -13,3 +54,170 @@ def save_samples(images: torch.Tensor, folder: Path, epoch: int) -> Path:
     grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
     save_image(grid, path)
     return path
+
+
+def _start(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel(data_line(data), fontsize=8, color="#777777")
+    return figure
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -> Figure:
+    """Images per class in every split, with numbers and shares."""
+    figure = _start(8, 3.2, data, "Class proportions")
+    axes = figure.subplots()
+    splits = list(counts)
+    for index, name in enumerate(CLASS_NAMES):
+        heights = [counts[split][name] for split in splits]
+        bars = axes.bar(
+            np.arange(len(splits)) + 0.4 * index, heights, 0.38, label=name, color=COLOURS[name]
+        )
+        totals = [sum(counts[split].values()) for split in splits]
+        labels = [f"{h:,}\n{h / t:.0%}" for h, t in zip(heights, totals)]
+        axes.bar_label(bars, labels, fontsize=8)
+    axes.set_xticks(np.arange(len(splits)) + 0.2, splits)
+    axes.set_ylabel("images")
+    axes.margins(y=0.2)
+    axes.legend(frameon=False)
+    _plain(axes)
+    return figure
+
+
+def image_rows(
+    rows: dict[str, torch.Tensor], data: dict[str, Any], title: str, columns: Sequence[str] = ()
+) -> Figure:
+    """One labelled row of images per entry: tensors (B, 1, H, W) in [-1, 1]."""
+    count = max(len(images) for images in rows.values())
+    figure = _start(1.1 * count + 1.6, 1.25 * len(rows) + 0.7, data, title)
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items()):
+        for index, axes in enumerate(line):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            if index < len(images):
+                picture = to_uint8(images[index])[0].cpu().numpy()
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            if columns and line is grid[0]:
+                axes.set_title(columns[index], fontsize=8)
+        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def sample_epochs(folder: Path, data: dict[str, Any], title: str) -> Figure:
+    """The sample grids that training wrote, one row per epoch."""
+    paths = sorted((folder / "samples").glob("epoch_*.png"))
+    figure = _start(9, 1.25 * len(paths) + 0.7, data, title)
+    for axes, path in zip(figure.subplots(len(paths), squeeze=False)[:, 0], paths):
+        with Image.open(path) as picture:
+            axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        epoch = int(path.stem.split("_")[1])
+        axes.set_ylabel(f"epoch {epoch}", fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def loss_curves(
+    histories: dict[str, list[dict]], data: dict[str, Any], title: str, key: str = "loss"
+) -> Figure:
+    """Training (dashed) and validation (solid) per epoch, one panel per method."""
+    figure = _start(4.2 * len(histories), 3.2, data, title)
+    for axes, (name, history) in zip(
+        figure.subplots(1, len(histories), squeeze=False)[0], histories.items()
+    ):
+        epochs = [row["epoch"] for row in history]
+        train = [row["train"][key] for row in history]
+        held_out = [row["validation"][key] for row in history]
+        axes.plot(epochs, train, "--", color=COLOURS[name], label="train")
+        axes.plot(epochs, held_out, color=COLOURS[name], label="validation")
+        later = [v for v in train[len(train) // 10 :] + held_out[len(held_out) // 10 :]]
+        low, high = min(later), max(later)
+        margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_title(TITLES[name], fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(key)
+        axes.legend(frameon=False)
+        _plain(axes)
+    return figure
+
+
+def noise_schedule(curves: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
+    """sqrt(abar_t), the share of the signal's amplitude that is left at t, per method."""
+    figure = _start(6, 3.2, data, "Signal left in the noisy image: sqrt(abar_t)")
+    axes = figure.subplots()
+    for name, alphas_cumprod in curves.items():
+        left = np.sqrt(alphas_cumprod)
+        axes.plot(left, color=COLOURS[name], label=f"{TITLES[name]}: {left[-1]:.1%} left at T")
+    axes.set_xlabel("timestep t")
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False)
+    _plain(axes)
+    return figure
+
+
+def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
+    """Distribution of each image's mean grey, (N,) in [-1, 1] per entry; the first is real."""
+    figure = _start(7, 0.55 * len(samples) + 1.4, data, "Mean brightness of an image")
+    axes = figure.subplots()
+    names = list(samples)
+    parts = axes.violinplot([samples[n] for n in names], vert=False, showmedians=True, widths=0.8)
+    for body, name in zip(parts["bodies"], names):
+        body.set_facecolor(COLOURS.get(name, COLOURS["original"]))
+        body.set_alpha(0.6)
+    labels = [f"{TITLES.get(n, n)}\nsd {np.std(samples[n]):.3f}" for n in names]
+    axes.set_yticks(np.arange(1, len(names) + 1), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean grey in [-1, 1]")
+    _plain(axes)
+    return figure
+
+
+def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
+    """One confusion matrix per arm, averaged over its seeds."""
+    figure = _start(2.5 * len(rows), 3.1, data, "Confusion on the test set, mean over seeds")
+    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows):
+        matrix = np.asarray(row["confusion"])
+        axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+        for (i, j), value in np.ndenumerate(matrix):
+            dark = value > matrix[i].sum() / 2
+            axes.text(
+                j, i, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black"
+            )
+        axes.set_xticks([0, 1], CLASS_NAMES, fontsize=7)
+        axes.set_yticks([0, 1], CLASS_NAMES if row is rows[0] else ["", ""], fontsize=7)
+        axes.set_title(TITLES[row["arm"]], fontsize=9)
+        axes.set_xlabel("predicted", fontsize=8)
+    figure.axes[0].set_ylabel("true", fontsize=8)
+    return figure
+
+
+def arm_scores(rows: list[dict[str, Any]], data: dict[str, Any], deck: list[dict]) -> Figure:
+    """Accuracy and AUROC per arm: every seed a dot, mean and 95 % interval; the deck's as x."""
+    figure = _start(9, 0.55 * len(rows) + 1.6, data, "Test scores per arm: every seed is a dot")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, metric in zip(panels, ("accuracy", "auroc")):
+        for y, row in enumerate(rows):
+            colour, score = COLOURS[row["arm"]], row["test"][metric]
+            values = [seed[metric] for seed in row["seeds"]]
+            axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, ms=5)
+            if score["n"] > 1:
+                axes.plot([score["low"], score["high"]], [y + 0.22] * 2, color=colour, lw=2)
+            axes.plot(score["mean"], y + 0.22, "D", color=colour, ms=5)
+            theirs = [d[metric] for d in deck if d["arm"] == row["arm"] and metric in d]
+            axes.plot(theirs, np.full(len(theirs), y - 0.22), "x", color="black", ms=6)
+        axes.set_xlabel(metric if metric == "accuracy" else "AUROC")
+        _plain(axes)
+    panels[0].set_yticks(range(len(rows)), [TITLES[row["arm"]] for row in rows], fontsize=9)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    if deck:
+        panels[0].plot([], [], "x", color="black", label="the deck's single run")
+        panels[0].legend(frameon=False, fontsize=8)
+    return figure

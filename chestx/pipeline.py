@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Callable
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 from chestx import images as pixels
+from chestx.config import generator_for
 from chestx.data import CLASS_NAMES
 from chestx.models.ddpm import takes_class_labels
 
@@ -88,3 +89,31 @@ class RadiographPipeline(DiffusionPipeline):
                 f"{num_classes - 1}"
             )
         return torch.tensor(indices, device=self._execution_device)
+
+
+def forward_strip(
+    scheduler: DDPMScheduler, images: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
+    noise = randn_tensor(images.shape, generator=generator_for(seed))
+    steps = [torch.full((len(images),), t) for t in timesteps]
+    return torch.stack([scheduler.add_noise(images, noise, t) for t in steps])
+
+
+def reverse_strip(
+    pipeline: RadiographPipeline, class_labels: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
+
+    The entry for t is what the network sees at t; the entry for 0 is the finished image.
+    """
+    seen: dict[int, torch.Tensor] = {}
+    labels = class_labels if takes_class_labels(pipeline.unet) else None
+    generators = [generator_for(seed, index) for index in range(len(class_labels))]
+
+    def keep(index: int, timestep: int, images: torch.Tensor) -> None:
+        seen[timestep if index < 0 else timestep - 1] = images.cpu()
+
+    pipeline.set_progress_bar_config(disable=True)
+    final = pipeline(len(class_labels), labels, generator=generators, on_step=keep).cpu()
+    return torch.stack([final if t == 0 else seen[t] for t in timesteps])

@@ -125,6 +125,22 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
+def _common_fields(generator: Generator, label: int, seed: int) -> dict[str, Any]:
+    return {
+        "label": CLASS_NAMES[label],
+        "seed": seed,
+        "generator": generator.name,
+        "checkpoint": generator.checkpoint,
+        **generator.settings,
+    }
+
+
+def same_settings(generator: Generator, folder: Path, seed: int, label: int = NORMAL) -> bool:
+    """Whether the set in ``folder``, if there is one, was made with these very settings."""
+    records, common = read_manifest(folder), _common_fields(generator, label, seed)
+    return not records or all(records[0].get(key) == value for key, value in common.items())
+
+
 def synthesize(
     generator: Generator,
     num_images: int,
@@ -142,10 +158,9 @@ def synthesize(
     """
     if num_images < 1:
         raise ValueError(f"num_images={num_images}; there is nothing to synthesize")
-    common = {"label": CLASS_NAMES[label], "seed": seed, "generator": generator.name}
-    common |= {"checkpoint": generator.checkpoint, **generator.settings}
-    records = read_manifest(folder)
-    if records and (differ := [k for k in common if records[0].get(k) != common[k]]):
+    common, records = _common_fields(generator, label, seed), read_manifest(folder)
+    if not same_settings(generator, folder, seed, label):
+        differ = [key for key in common if records[0].get(key) != common[key]]
         raise ValueError(
             f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
             f"--overwrite, or choose another folder"
@@ -153,8 +168,8 @@ def synthesize(
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
     (folder / "train" / CLASS_NAMES[label]).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
-    results_before = "".join(json.dumps(record) + "\n" for record in records)
-    manifest.write_text(results_before, encoding="utf-8")  # without a line that was cut off
+    whole_lines = "".join(json.dumps(record) + "\n" for record in records)
+    manifest.write_text(whole_lines, encoding="utf-8")  # without a line that was cut off
 
     missing = range(len(records), num_images)
     bar = tqdm(total=num_images, initial=len(records), desc=generator.name, disable=None)

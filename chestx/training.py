@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Sampler
@@ -156,6 +157,7 @@ def train(
     Raises FloatingPointError, naming the step, when the loss is NaN or infinite.
     """
     check_config(config, train_data, validation_data)
+    AcceleratorState._reset_state()  # one process may train with bf16 first, then without
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
@@ -295,4 +297,5 @@ def train(
     if best:
         raw_model.load_state_dict(best)
     raw_model.eval()
+    now["history"][-1]["seconds"] = round(now["seconds"], 1)  # over all interruptions
     return now["history"]

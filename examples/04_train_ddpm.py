@@ -12,7 +12,6 @@ of `ddpm` come out washed out, those of `ddpm_mended` with the contrast of real 
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ import torch
 from chestx import data, figures, results
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.pipeline import RadiographPipeline
+from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
 from chestx.synthesis import pipeline_sampler, save_generator
 from chestx.training import TrainingConfig, train
 
@@ -46,7 +45,6 @@ class Config(CommonConfig):
 
 
 def main(config: Config) -> dict:
-    started = time.monotonic()
     folder = Path(config.output_dir) / config.generator
 
     # 1. The NORMAL images of the train split, and nothing else: they are what is missing.
@@ -62,7 +60,8 @@ def main(config: Config) -> dict:
     # 2. The network and its noise schedule.
     num_classes = len(data.CLASS_NAMES) if config.class_conditional else None
     torch.manual_seed(config.seed)
-    scheduler = build_scheduler(*VARIANTS[config.generator])
+    schedule, prediction_type = VARIANTS[config.generator]
+    scheduler = build_scheduler(schedule, prediction_type)
     unet = build_unet(
         config.image_size, config.block_out_channels, config.layers_per_block, num_classes
     )
@@ -87,12 +86,46 @@ def main(config: Config) -> dict:
         on_sample=save_samples, resume=config.resume, description=config.generator,
     )  # fmt: skip
 
-    # 4. Save a diffusers pipeline and the numbers.
-    save_generator(folder, RadiographPipeline(unet, scheduler), radiographs["train"])
-    seconds = time.monotonic() - started
+    # 4. Save a diffusers pipeline; draw the way into noise and the way back.
+    pipeline = RadiographPipeline(unet, scheduler)
+    save_generator(folder, pipeline, radiographs["train"])
+    shown = train_data[[0, 1, 2]]
+    timesteps = [0, 25, 50, 75, 100, 125, 150, 175, 199]
+    strips = {
+        "forward": forward_strip(scheduler, shown["images"], timesteps, config.seed),
+        "reverse": reverse_strip(pipeline, shown["class_labels"], timesteps, config.seed),
+    }
+    name = figures.TITLES[config.generator]
+    titles = {"forward": f"{name}: forward, q(x_t | x_0)", "reverse": f"{name}: reverse, 200 steps"}
+    captions = {
+        "forward": f"At T {scheduler.alphas_cumprod[-1] ** 0.5:.1%} of the amplitude is left.",
+        "reverse": "From pure noise back to images, by ancestral sampling with all 200 steps.",
+    }
+    drawn = {
+        way: figures.image_rows(
+            {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))},
+            description, titles[way], [f"t = {t}" for t in timesteps],
+        )
+        for way, strip in strips.items()
+    }  # fmt: skip
+    drawn["epochs"] = figures.sample_epochs(folder, description, f"{name}: samples in training")
+    drawn["loss"] = figures.loss_curves(
+        {config.generator: history}, description, f"Mean squared error of {prediction_type}"
+    )
+    captions["epochs"] = (
+        f"The same noise after the first, the middle and the last epoch; {config.sampler}, "
+        f"{config.num_inference_steps} steps."
+    )
+    captions["loss"] = "The validation curve belongs to the averaged weights (EMA)."
+    pictures = [
+        figures.save_figure(
+            figure, config.output_dir, f"04_{config.generator}_{key}", captions[key]
+        )
+        for key, figure in drawn.items()
+    ]
     print(f"{config.generator}: validation loss {history[-1]['validation']['loss']:.4f}")
     return results.save_result(
-        folder, config, description, {}, seconds, history=history,
+        folder, config, description, {}, history[-1]["seconds"], history=history, figures=pictures,
         alpha_bar_T=scheduler.alphas_cumprod[-1].item(), num_images=len(train_data),
         parameters=sum(p.numel() for p in unet.parameters()),
     )  # fmt: skip

@@ -47,7 +47,7 @@ class EnhancedConditionalVAE(ConditionalVAE):
             layers += [ResidualBlock(before), nn.Upsample(scale_factor=2, mode="nearest")]
             layers += [nn.Conv2d(before, after, 3, padding=1)]
         head = [nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 1, 3, padding=1)]
-        return nn.Sequential(*layers, ResidualBlock(channels[0]), *head, nn.Tanh())
+        return nn.Sequential(*layers, *head, nn.Tanh())
 
 
 def mean_ssim(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,48 @@
+"""Classifier metrics, by scikit-learn. PNEUMONIA (1) is the positive class, as in the deck."""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+
+def classification_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
+) -> dict[str, Any]:
+    """Metrics of ``probabilities`` of PNEUMONIA, (N,) in [0, 1], against ``labels`` (N,) in {0, 1}.
+
+    An image counts as PNEUMONIA if its probability is above ``threshold``. ``confusion`` is
+    [[NORMAL as NORMAL, NORMAL as PNEUMONIA], [PNEUMONIA as NORMAL, PNEUMONIA as PNEUMONIA]].
+    Raises ValueError unless both classes occur.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    if set(np.unique(labels)) != {0, 1}:
+        raise ValueError(f"labels={np.unique(labels)}: both 0 and 1 must occur to be compared")
+    predicted = (probabilities > threshold).astype(int)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predicted, labels=[0, 1], zero_division=0.0
+    )
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(recall.mean()),
+        "precision": float(precision[1]),
+        "recall": float(recall[1]),
+        "specificity": float(recall[0]),
+        "f1": float(f1[1]),
+        "f1_normal": float(f1[0]),
+        "auroc": float(roc_auc_score(labels, probabilities)),
+        "confusion": confusion_matrix(labels, predicted, labels=[0, 1]).tolist(),
+    }
+
+
+def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float]:
+    """Mean, standard deviation and Student-t interval of the mean of independent ``values``.
+
+    One value has no spread: its deviation and interval are NaN.
+    """
+    values = np.asarray(values, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    sd = float(values.std(ddof=1)) if n > 1 else float("nan")
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * sd / np.sqrt(n)) if n > 1 else float("nan")
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}

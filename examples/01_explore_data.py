@@ -1,0 +1,74 @@
+"""What do the data look like, and how imbalanced are they?
+
+    python examples/01_explore_data.py
+    python examples/01_explore_data.py --data FOLDER --preset laptop
+
+Counts images and patients per split and class and draws the deck's proportion figure. Expect a
+few seconds. On the real images: 3,875 PNEUMONIA against 1,341 NORMAL in the train folder, so
+2,534 NORMAL images are missing for a balance.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+from chestx import data, figures, results
+from chestx.config import CommonConfig, parse
+
+
+@dataclasses.dataclass
+class Config(CommonConfig):
+    pass
+
+
+def main(config: Config) -> dict:
+    started = time.monotonic()
+    folder = Path(config.output_dir) / "data"
+
+    # 1. Load the splits; a second look at the official folders, as the deck shows them.
+    radiographs = data.load(config)
+    official = data.load(dataclasses.replace(config, protocol="deck"))
+    description = radiographs.describe()
+    if config.resume and (done := results.finished(folder, config, description, {})):
+        return done
+
+    # 2. Count images and patients.
+    patients = {
+        split: {
+            name: len({p for p, y in zip(rows["patient"], rows["label"]) if y == label})
+            for label, name in enumerate(data.CLASS_NAMES)
+        }
+        for split, rows in radiographs.items()
+    }
+    missing = {
+        "deck": data.missing_normal(official["train"]["label"]),
+        config.protocol: data.missing_normal(radiographs["train"]["label"]),
+    }
+
+    # 3. Look at them.
+    counts = official.describe()["counts"]
+    proportions = figures.class_proportions(counts, official.describe())
+    tensors = data.to_tensors(radiographs["train"], config.image_size, config.resize)
+    rows = {
+        name: tensors.of_class(label)[list(range(8))]["images"]
+        for label, name in enumerate(data.CLASS_NAMES)
+    }
+    samples = figures.image_rows(rows, description, "Training images")
+    pictures = [
+        figures.save_figure(proportions, config.output_dir, "01_class_proportions",
+                            "The official folders: NORMAL is the smaller class in training."),
+        figures.save_figure(samples, config.output_dir, "01_samples",
+                            f"The first images of each class at {config.image_size} px."),
+    ]  # fmt: skip
+
+    for split, count in description["counts"].items():
+        print(f"{split:>12}: {count}, patients {patients[split]}")
+    print(f"NORMAL images missing for a balance: {missing}")
+    return results.save_result(
+        folder, config, description, {}, time.monotonic() - started, official_counts=counts,
+        patients=patients, missing_normal=missing, figures=pictures,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(parse(Config, description=__doc__))

@@ -1,0 +1,88 @@
+"""What does a conditional VAE make of the radiographs?
+
+    python examples/02_train_cvae.py
+
+The label goes into encoder and decoder; the loss is the negative ELBO in nats per image. Expect
+half a minute with `--preset quick`, eight minutes with `--preset laptop`: blurred chests; the blur
+is the point, since the decoder returns the mean of p(x | z, y).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from chestx import data, figures, results
+from chestx.config import CommonConfig, generator_for, option, parse
+from chestx.models.cvae import ConditionalVAE, cvae_loss
+from chestx.synthesis import save_generator
+from chestx.training import TrainingConfig, train
+
+
+@dataclasses.dataclass
+class Config(CommonConfig):
+    latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
+    channels: tuple[int, ...] = option(
+        (16, 32, 64), "widths; each halves the side",
+        laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256),
+    )  # fmt: skip
+    learned_prior: bool = option(False, "one learned Gaussian prior per class")
+    num_epochs: int = option(80, "passes over the train images of both classes")
+    batch_size: int = option(32, "images per optimizer step")
+    learning_rate: float = option(1e-3, "peak, then cosine decay")
+
+
+def main(config: Config) -> dict:
+    folder = Path(config.output_dir) / "cvae"
+
+    # 1. Both classes of the train split: what they share is learned from four times the images.
+    radiographs = data.load(config)
+    description = radiographs.describe()
+    if config.resume and (done := results.finished(folder, config, description, {})):
+        return done
+    train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
+    held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
+
+    # 2. The model.
+    torch.manual_seed(config.seed)
+    model = ConditionalVAE(
+        config.image_size, config.latent_dim, len(data.CLASS_NAMES), config.channels,
+        config.learned_prior,
+    )  # fmt: skip
+
+    # 3. Train, and look at samples after epochs 1, 30 and 78, as the slides do.
+    def save_samples(model: ConditionalVAE, epoch: int) -> None:
+        generators = [generator_for(config.seed, 0, index) for index in range(8)]
+        figures.save_samples(model.sample(torch.zeros(8, dtype=int), generators), folder, epoch)
+
+    training = TrainingConfig(
+        num_epochs=config.num_epochs, batch_size=config.batch_size,
+        learning_rate=config.learning_rate, lr_scheduler="cosine", lr_warmup_steps=100,
+        seed=config.seed, sample_epochs=(1, 30, 78), mixed_precision=config.mixed_precision,
+        save_every_seconds=config.save_every_seconds,
+    )  # fmt: skip
+    history = train(
+        model, cvae_loss, train_data, training, folder, validation_data=held_out,
+        on_sample=save_samples, resume=config.resume, description="cvae",
+    )  # fmt: skip
+
+    # 4. Save the model, the numbers and the pictures.
+    save_generator(folder, model, radiographs["train"])
+    grids = figures.sample_epochs(folder, description, "CVAE: NORMAL samples while training")
+    curves = figures.loss_curves({"cvae": history}, description, "Negative ELBO, nats per image")
+    pictures = [
+        figures.save_figure(grids, config.output_dir, "02_cvae_epochs",
+                            "The same eight z after epochs 1, 30 and 78."),
+        figures.save_figure(curves, config.output_dir, "02_cvae_loss",
+                            "Reconstruction term + KL, summed over pixels and latents."),
+    ]  # fmt: skip
+    last = history[-1]["validation"]
+    print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
+    return results.save_result(
+        folder, config, description, {}, history[-1]["seconds"], history=history,
+        parameters=sum(p.numel() for p in model.parameters()), figures=pictures,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(parse(Config, description=__doc__))

@@ -1,0 +1,84 @@
+"""Does synthetic data help the classifier?
+
+    python examples/09_compare_augmentation.py
+    python examples/09_compare_augmentation.py --protocol deck
+
+Arms x seeds, the same seeds in every arm, every arm and seed a unit that is written when it is
+done. Under `fair` every arm makes the same number of optimizer steps; under `deck` the same number
+of epochs (three for the DDPMs). Expect two minutes with `--preset quick` and ten with `--preset
+laptop`. The differences between arms are mostly smaller than the spread between seeds.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from chestx import augmentation, data, figures, results
+from chestx.config import CommonConfig, option, parse
+
+
+@dataclasses.dataclass
+class Config(CommonConfig):
+    arms: tuple[str, ...] = option(augmentation.ARMS, "training sets to compare")
+    num_seeds: int = option(3, "seeds per arm, counted from --seed", laptop=5, slides=10)
+    num_steps: int = option(
+        250, "optimizer steps under the fair protocol", laptop=1200, slides=1200
+    )
+    num_epochs: int = option(5, "epochs under the deck's protocol")
+    num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")
+
+
+def main(config: Config) -> dict:
+    folder = Path(config.output_dir) / "comparison" / config.protocol
+
+    # 1. The training sets: real images, and what balances them.
+    radiographs = data.load(config)
+    description = radiographs.describe()
+    settings = augmentation.ClassifierSettings(
+        config.protocol, config.image_size, config.resize, num_steps=config.num_steps,
+        num_epochs=config.num_epochs, num_epochs_ddpm=config.num_epochs_ddpm,
+    )  # fmt: skip
+    synthetic = {
+        arm: augmentation.synthetic_set(
+            arm, radiographs, settings, Path(config.output_dir) / "synthetic"
+        )
+        for arm in config.arms
+    }
+    inputs = {arm: identity for arm, (_, identity) in synthetic.items()}
+    if config.resume and (done := results.finished(folder, config, description, inputs)):
+        return done
+
+    # 2. Every arm with every seed.
+    units = [
+        augmentation.run_unit(
+            arm, seed, settings, radiographs, synthetic[arm], Path(config.output_dir), config.resume
+        )
+        for seed in range(config.seed, config.seed + config.num_seeds)
+        for arm in config.arms
+    ]
+
+    # 3. Mean, spread and paired differences.
+    rows = augmentation.summarize(units)
+    deck = list(augmentation.DECK_RESULTS) if description["kind"] == "real" else []
+    scores = figures.arm_scores(rows, description, deck if config.protocol == "deck" else [])
+    pictures = [
+        figures.save_figure(scores, config.output_dir, f"09_scores_{config.protocol}",
+                            "Diamond and bar: mean and its 95 % interval over seeds."),
+        figures.save_figure(figures.confusion_matrices(rows, description), config.output_dir,
+                            f"09_confusion_{config.protocol}", "Rows sum to the test images."),
+    ]  # fmt: skip
+    print(f"{config.protocol} protocol, {description['kind']} data, {config.num_seeds} seeds:")
+    for row in rows:
+        accuracy, auroc = row["test"]["accuracy"], row["test"]["auroc"]
+        print(
+            f"  {row['arm']:>14}: accuracy {accuracy['mean']:.4f} +/- {accuracy['sd']:.4f}, "
+            f"AUROC {auroc['mean']:.4f} +/- {auroc['sd']:.4f}"
+            + (f", AUROC {augmentation.verdict(row)}" if "difference" in row else "")
+        )
+    return results.save_result(
+        folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
+        deck=deck, figures=pictures,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(parse(Config, description=__doc__))

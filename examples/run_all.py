@@ -1,0 +1,63 @@
+"""From radiographs to the verdict: every step in one process, then the report.
+
+    python examples/run_all.py                                  # phantoms, about five minutes
+    python examples/run_all.py --preset laptop --data FOLDER    # real images, under two hours
+
+What is done for the same configuration is skipped, what was interrupted goes on. Ends with
+`outputs/report.html` (`outputs/laptop/report.html` with `--preset laptop`).
+"""
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from chestx.config import CommonConfig, defaults, parse
+from chestx.report import build_report
+
+STEPS: list[tuple[str, dict[str, Any]]] = [
+    ("01_explore_data", {}),
+    ("02_train_cvae", {}),
+    ("03_train_enhanced_cvae", {}),
+    ("04_train_ddpm", {"generator": "ddpm"}),
+    ("04_train_ddpm", {"generator": "ddpm_mended"}),
+    ("06_generate_synthetic", {"overwrite": True}),
+    ("08_train_classifier", {}),
+    ("09_compare_augmentation", {}),
+]
+# The generators serve both protocols; the deck's needs more images of them.
+DECK_STEPS: list[tuple[str, dict[str, Any]]] = [
+    ("06_generate_synthetic", {"overwrite": True, "protocol": "deck"}),
+    ("09_compare_augmentation", {"protocol": "deck"}),
+]
+
+
+def load_example(name: str) -> ModuleType:
+    """Import an example, whose name starts with a digit."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(config: CommonConfig, **overrides: Any) -> Path:
+    """Run all steps; ``overrides`` replace fields of the examples that have them."""
+    started = time.monotonic()
+    steps = STEPS + (DECK_STEPS if config.protocol == "fair" else [])
+    for number, (name, chosen) in enumerate(steps, 1):
+        example = load_example(name)
+        print(f"\n[{number}/{len(steps)}] {name} {chosen or ''}", flush=True)
+        values = defaults(example.Config, config.preset)
+        own = {key: value for key, value in overrides.items() if key in values}
+        example.main(example.Config(**values | vars(config) | own | chosen))
+    report = build_report(config.output_dir, config.preset)
+    print(f"\n{report} is written, {(time.monotonic() - started) / 60:.1f} minutes in this run")
+    return report
+
+
+if __name__ == "__main__":
+    parsed = parse(CommonConfig, ["--resume", *sys.argv[1:]], description=__doc__)
+    main(parsed)

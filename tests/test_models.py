@@ -1,0 +1,286 @@
+"""The models and their losses: closed forms, equivalences, and one batch can be overfit."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as torch_kl
+
+from chestx.data import RadiographTensors
+from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
+from chestx.models.classifier import classifier_loss
+from chestx.models.cvae import cvae_loss, gaussian_nll, kl_divergence
+from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.models.enhanced_cvae import EnhancedCVAELoss, ResidualBlock, mean_ssim
+from chestx.phantom import phantom_split
+from chestx.training import TrainingConfig, train
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def tensors() -> RadiographTensors:
+    rows = phantom_split("train", 16, SIZE)
+    pixels = [torch.frombuffer(bytearray(r["image"].tobytes()), dtype=torch.uint8) for r in rows]
+    images = torch.stack(pixels).view(-1, 1, SIZE, SIZE)
+    return RadiographTensors(images, torch.tensor([row["label"] for row in rows]))
+
+
+def vae(model_class=ConditionalVAE, **changes):
+    torch.manual_seed(0)
+    settings = {"image_size": SIZE, "latent_dim": 4, "channels": (8, 16)} | changes
+    return model_class(**settings)
+
+
+def unet(num_classes=None):
+    torch.manual_seed(0)
+    return build_unet(SIZE, (32, 32), 1, num_classes)
+
+
+# ---------------------------------------------------------------------------------- classifier
+
+
+def test_classifier_is_the_decks():
+    model = ChestCNN()
+    assert sum(p.numel() for p in model.parameters()) == 1_053_762
+    assert model.fc1.in_features == 8192
+    assert model(torch.zeros(3, 1, 64, 64)).shape == (3, 2)
+    assert model.features(torch.zeros(3, 1, 64, 64)).shape == (3, 128)
+
+
+def test_classifier_refuses_sizes_it_cannot_pool_twice():
+    with pytest.raises(ValueError, match="image_size=30"):
+        ChestCNN(30)
+
+
+# ---------------------------------------------------------------------------------------- VAEs
+
+
+def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
+    zeros = torch.zeros(3, 5)
+    assert kl_divergence(zeros, zeros).abs().max() == 0
+    prior = torch.randn(3, 5), torch.randn(3, 5)
+    assert kl_divergence(*prior, *prior).abs().max() < 1e-6
+    assert (kl_divergence(zeros + 1, zeros) > 0).all()
+
+
+def test_kl_agrees_with_torch_distributions():
+    mu, logvar, prior_mu, prior_logvar = torch.randn(4, 3, 5)
+    expected = torch_kl(
+        Normal(mu, (0.5 * logvar).exp()), Normal(prior_mu, (0.5 * prior_logvar).exp())
+    ).sum(1)
+    assert torch.allclose(kl_divergence(mu, logvar, prior_mu, prior_logvar), expected, atol=1e-4)
+
+
+def test_likelihood_is_a_normal_density_summed_over_pixels():
+    images, reconstruction = torch.rand(2, 3, 1, 8, 8)
+    log_sigma = torch.tensor(-1.3)
+    expected = -Normal(reconstruction, log_sigma.exp()).log_prob(images).flatten(1).sum(1)
+    assert torch.allclose(gaussian_nll(images, reconstruction, log_sigma), expected, rtol=1e-5)
+
+
+def test_best_sigma_is_the_root_mean_square_error():
+    images, reconstruction = torch.rand(2, 8, 1, 8, 8)
+    best = (images - reconstruction).square().mean().sqrt().log()
+    losses = [gaussian_nll(images, reconstruction, best + d).mean() for d in (-0.05, 0, 0.05)]
+    assert losses[1] < min(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("model_class", [ConditionalVAE, EnhancedConditionalVAE])
+def test_vae_shapes_range_and_dependence_on_the_label(model_class):
+    model = vae(model_class).eval()
+    images, labels = torch.rand(2, 1, SIZE, SIZE) * 2 - 1, torch.tensor([0, 1])
+    output = model(images, labels)
+    assert output.reconstruction.shape == images.shape
+    assert output.reconstruction.abs().max() <= 1
+    assert output.mu.shape == output.logvar.shape == (2, 4)
+    z = torch.zeros(1, 4)
+    assert not torch.equal(model.decode(z, labels[:1]), model.decode(z, labels[1:]))
+    same = images[:1].expand(2, -1, -1, -1)
+    assert not torch.equal(*model.encode(same, labels)[0])
+
+
+def test_reparameterize_has_the_right_mean_and_spread():
+    mu, logvar = torch.full((20_000, 1), 0.7), torch.full((20_000, 1), math.log(0.25))
+    z = vae().reparameterize(mu, logvar, torch.Generator().manual_seed(0))
+    assert z.mean().item() == pytest.approx(0.7, abs=0.02)
+    assert z.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_learned_prior_is_sampled_from():
+    model = vae(learned_prior=True)
+    assert model.prior_mu.weight.requires_grad
+    assert not vae().prior_mu.weight.requires_grad
+    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    labels = torch.zeros(2, dtype=torch.long)
+    before = model.sample(labels, generator())
+    with torch.no_grad():
+        model.prior_mu.weight += 3
+    assert not torch.allclose(before, model.sample(labels, generator()))
+
+
+def test_cvae_loss_is_the_negative_elbo():
+    model, labels = vae(), torch.tensor([0, 1])
+    batch = {"images": torch.rand(2, 1, SIZE, SIZE), "class_labels": labels}
+    loss, logs = cvae_loss(model, batch)
+    assert loss.item() == pytest.approx((logs["reconstruction"] + logs["kl"]).item(), rel=1e-5)
+
+
+def test_enhanced_loss_adds_beta_and_ssim():
+    model, labels = vae(EnhancedConditionalVAE), torch.tensor([0, 1])
+    batch = {"images": torch.rand(2, 1, SIZE, SIZE), "class_labels": labels}
+    loss, logs = EnhancedCVAELoss(beta=3.0, ssim_weight=0.5)(model, batch)
+    expected = logs["reconstruction"] + 3 * logs["kl"] + 0.5 * SIZE**2 * (1 - logs["ssim"])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="beta=-1"):
+        EnhancedCVAELoss(beta=-1)
+
+
+def test_ssim_is_one_for_equal_images_in_the_range_used(tensors):
+    images = tensors[[0, 1, 2]]["images"]
+    assert mean_ssim(images, images).item() == pytest.approx(1.0, abs=1e-6)
+    assert mean_ssim(images, -images).item() < 0.5
+
+
+def test_residual_block_starts_near_identity():
+    block = ResidualBlock(8)
+    x = torch.randn(1, 8, 4, 4)
+    torch.nn.init.zeros_(block.body[-1].weight)
+    torch.nn.init.zeros_(block.body[-1].bias)
+    assert torch.equal(block(x), x)
+
+
+def test_enhanced_decoder_has_no_transposed_convolution():
+    kinds = {type(m) for m in vae(EnhancedConditionalVAE).modules()}
+    assert torch.nn.ConvTranspose2d not in kinds
+    assert ResidualBlock in kinds
+
+
+def test_vae_refuses_sizes_that_do_not_halve():
+    with pytest.raises(ValueError, match="image_size=20"):
+        vae(image_size=20, channels=(8, 16, 32))
+
+
+# ---------------------------------------------------------------------------------------- DDPM
+
+
+def test_the_decks_schedule_leaves_a_third_of_the_signal():
+    deck, scaled = build_scheduler("deck"), build_scheduler("scaled")
+    assert deck.config.num_train_timesteps == 200
+    assert (deck.betas[0].item(), deck.betas[-1].item()) == pytest.approx((1e-4, 0.02))
+    assert deck.alphas_cumprod[-1].item() == pytest.approx(0.1322, abs=5e-5)
+    assert deck.alphas_cumprod[-1].sqrt().item() == pytest.approx(0.36, abs=0.005)
+    assert scaled.alphas_cumprod[-1].item() < 5e-5
+
+
+def test_unknown_schedules_name_the_known_ones():
+    with pytest.raises(ValueError, match=r"cosine.*deck"):
+        build_scheduler("cosine")
+    with pytest.raises(ValueError, match=r"noise.*epsilon"):
+        build_scheduler(prediction_type="noise")
+    with pytest.raises(ValueError, match="image_size=18"):
+        build_unet(18, (32, 32, 32))
+
+
+def test_time_embedding_has_32_dimensions():
+    model = build_unet(32)
+    assert model.time_proj.num_channels == 32
+    assert model.time_embedding.linear_1.in_features == 32
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_targets_recover_the_image(prediction_type):
+    """From x_t and the exact target, each parametrisation gives back x_0."""
+    scheduler = build_scheduler("scaled", prediction_type)
+    images, noise = torch.rand(2, 4, 1, 8, 8) * 2 - 1
+    timesteps = torch.tensor([0, 30, 90, 150])
+    noisy = scheduler.add_noise(images, noise, timesteps)
+    target = DenoisingLoss(scheduler).target(images, noise, timesteps)
+    for i, t in enumerate(timesteps):
+        step = scheduler.step(target[i : i + 1], t, noisy[i : i + 1])
+        assert torch.allclose(step.pred_original_sample, images[i : i + 1], atol=2e-3)
+
+
+def test_denoising_loss_is_the_mean_squared_error_of_the_noise(tensors):
+    class Perfect(torch.nn.Module):
+        """Knows x_0, so it can say which noise was added."""
+
+        config = type("config", (), {"num_class_embeds": None})
+
+        def forward(self, noisy, timesteps, class_labels=None):
+            abar = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            noise = (noisy - abar.sqrt() * batch["images"]) / (1 - abar).sqrt()
+            return type("output", (), {"sample": noise})
+
+    scheduler, batch = build_scheduler(), tensors[list(range(8))]
+    loss, _ = DenoisingLoss(scheduler)(Perfect(), batch)
+    assert loss.item() < 1e-4
+
+
+def test_class_labels_reach_the_unet(tensors):
+    model, batch = unet(num_classes=2), tensors[[0, 15]]
+    x, t = batch["images"], torch.tensor([5, 5])
+    assert not torch.equal(
+        model(x, t, torch.tensor([0, 0])).sample, model(x, t, torch.tensor([1, 1])).sample
+    )
+    loss, _ = DenoisingLoss(build_scheduler())(model, batch)
+    assert torch.isfinite(loss)
+
+
+# ------------------------------------------------------------------------- all four of them
+
+
+MODELS = {
+    "cvae": (vae, cvae_loss),
+    "enhanced_cvae": (lambda: vae(EnhancedConditionalVAE), EnhancedCVAELoss()),
+    "ddpm": (unet, DenoisingLoss(build_scheduler("scaled", "v_prediction"))),
+    "classifier": (lambda: ChestCNN(SIZE), classifier_loss),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_batch_can_be_overfit(name, tensors, tmp_path):
+    build, loss_fn = MODELS[name]
+    torch.manual_seed(0)
+    config = TrainingConfig(num_epochs=60, batch_size=16, learning_rate=3e-3)
+    history = train(build(), loss_fn, tensors, config, tmp_path)
+    first, last = history[0]["train"], history[-1]["train"]
+    if name == "classifier":
+        assert last["accuracy"] == 1.0
+    if "reconstruction" in last:
+        assert last["reconstruction"] < first["reconstruction"] - 100  # nats
+    assert last["loss"] < 0.35 * first["loss"] or last["loss"] < first["loss"] - 100
+
+
+def list_of(value):
+    """JSON has no tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_models_load_with_the_same_output(name, tensors, tmp_path):
+    model = MODELS[name][0]().eval()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "diffusion_pytorch_model.safetensors").exists()
+    again = type(model).from_pretrained(tmp_path).eval()
+    for key, value in model.config.items():
+        assert key.startswith("_") or again.config[key] in (value, list_of(value)), key
+    for ours, theirs in zip(model.state_dict().values(), again.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
+    from chestx.pipeline import RadiographPipeline
+
+    RadiographPipeline(unet(), build_scheduler()).save_pretrained(tmp_path)
+    ours = RadiographPipeline.from_pretrained(tmp_path)
+    stock = DDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(stock.scheduler, DDPMScheduler)
+    for pipeline in (ours, stock):
+        pipeline.set_progress_bar_config(disable=True)
+    generator = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    theirs = stock(2, generator(), num_inference_steps=20, output_type="np").images[..., 0]
+    mine = ours(2, num_inference_steps=20, generator=generator())
+    assert torch.allclose((mine[:, 0] + 1) / 2, torch.from_numpy(theirs), atol=1e-4)

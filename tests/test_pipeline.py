@@ -1,0 +1,118 @@
+"""Sampling: our loop against diffusers' own arithmetic, samplers, labels, strips."""
+
+import numpy as np
+import pytest
+import torch
+
+from chestx.config import generator_for
+from chestx.models.ddpm import build_scheduler, build_unet
+from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.schedulers import SAMPLERS, swap_scheduler
+
+
+def pipeline(num_classes=None, **schedule) -> RadiographPipeline:
+    torch.manual_seed(0)
+    made = RadiographPipeline(
+        build_unet(16, (32, 32), 1, num_classes).eval(), build_scheduler(**schedule)
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_denoising_loop_is_ho_et_al_and_diffusers_step_by_step():
+    """Every x_{t-1} equals both ``DDPMScheduler.step`` and the posterior of Ho et al., eq. 7."""
+    ours, seen = pipeline(), []
+    ours(2, generator=torch.Generator().manual_seed(1), on_step=lambda i, t, x: seen.append(x))
+    scheduler, unet = build_scheduler(), ours.unet
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 1, 16, 16, generator=generator)
+    abar, betas = scheduler.alphas_cumprod, scheduler.betas
+    scheduler.set_timesteps(200)
+    assert len(seen) == 201
+    assert torch.equal(seen[0], x)
+    for i, t in enumerate(scheduler.timesteps.tolist()):
+        with torch.no_grad():
+            epsilon = unet(x, t).sample
+        stepped = scheduler.step(epsilon, t, x, generator=generator).prev_sample
+        previous = abar[t - 1] if t else torch.tensor(1.0)
+        x0 = ((x - (1 - abar[t]).sqrt() * epsilon) / abar[t].sqrt()).clamp(-1, 1)
+        mean = previous.sqrt() * betas[t] / (1 - abar[t]) * x0
+        mean += (1 - betas[t]).sqrt() * (1 - previous) / (1 - abar[t]) * x
+        variance = betas[t] * (1 - previous) / (1 - abar[t])
+        noise = (stepped - mean) / variance.sqrt() if t else stepped - mean
+        assert torch.allclose(seen[i + 1], stepped, atol=1e-6)
+        if t == 0:
+            assert noise.abs().max() < 1e-3  # the last step adds no noise
+        elif t % 50 == 0:
+            assert 0.8 < noise.std() < 1.2
+        x = stepped
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_does_not_depend_on_its_batch(name):
+    made = pipeline(schedule="scaled", prediction_type="v_prediction")
+    made.scheduler = swap_scheduler(made.scheduler, name)
+    generators = [generator_for(7, index) for index in range(3)]
+    together = made(3, num_inference_steps=6, generator=generators)
+    alone = made(1, num_inference_steps=6, generator=[generator_for(7, 2)])
+    assert torch.isfinite(together).all()
+    assert torch.allclose(together[2:], alone, atol=2 / 255)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_swaps_keep_what_the_network_was_trained_with(name, tmp_path):
+    trained = build_scheduler("scaled", "v_prediction")
+    swapped = swap_scheduler(trained, name)
+    assert swapped.config.prediction_type == "v_prediction"
+    assert torch.allclose(swapped.alphas_cumprod, trained.alphas_cumprod)
+    trained.save_pretrained(tmp_path)
+    again = swap_scheduler(type(trained).from_pretrained(tmp_path), name)
+    keys = [key for key in swapped.config if not key.startswith("_")]
+    assert {k: again.config[k] for k in keys} == {k: swapped.config[k] for k in keys}
+
+
+def test_unknown_samplers_name_the_known_ones():
+    with pytest.raises(ValueError, match=r"euler.*ddim"):
+        swap_scheduler(build_scheduler(), "euler?")
+
+
+def test_class_labels_by_name_or_index():
+    made = pipeline(num_classes=2)
+
+    def sample(labels):
+        generators = [generator_for(0, 0)] * 1
+        return made(1, labels, num_inference_steps=2, generator=generators)
+
+    assert torch.equal(sample(["PNEUMONIA"]), sample([1]))
+    assert not torch.equal(sample(["NORMAL"]), sample([1]))
+    for wrong in (None, [2], [-1], [0, 1]):
+        with pytest.raises(ValueError, match="class_labels"):
+            sample(wrong)
+    with pytest.raises(ValueError, match="trained without"):
+        pipeline()(1, [0], num_inference_steps=2)
+
+
+def test_output_types():
+    made = pipeline()
+    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    arrays = made(2, num_inference_steps=2, generator=generator(), output_type="np")
+    pictures = made(2, num_inference_steps=2, generator=generator(), output_type="pil")
+    assert arrays.shape == (2, 16, 16)
+    assert arrays.dtype == np.uint8
+    assert np.array_equal(np.asarray(pictures[1]), arrays[1])
+    with pytest.raises(ValueError, match="output_type='png'"):
+        made(1, num_inference_steps=2, output_type="png")
+
+
+def test_strips_show_the_way_into_noise_and_back():
+    scheduler, images = build_scheduler(), torch.rand(2, 1, 16, 16) * 2 - 1
+    strip = forward_strip(scheduler, images, [0, 100, 199])
+    assert strip.shape == (3, 2, 1, 16, 16)
+    assert (strip[0] - images).abs().mean() < (strip[2] - images).abs().mean()
+    signal = scheduler.alphas_cumprod[199].sqrt() * images
+    assert torch.allclose(strip[2] - signal, (strip[0] - images * 0.9999**0.5) * 93.2, atol=0.3)
+    made = pipeline()
+    way = reverse_strip(made, torch.zeros(2, dtype=torch.long), [0, 100, 199])
+    assert way.shape == (3, 2, 1, 16, 16)
+    assert way[0].abs().max() <= 1
+    assert torch.equal(way[2][1:], torch.randn(1, 1, 16, 16, generator=generator_for(0, 1)))

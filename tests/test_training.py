@@ -1,0 +1,221 @@
+"""``train()``: resume is exact, faults stop it clearly, early stopping, EMA, validation."""
+
+import json
+
+import pytest
+import torch
+
+from chestx import checkpoint
+from chestx.data import RadiographTensors
+from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
+from chestx.models.classifier import classifier_loss
+from chestx.models.cvae import cvae_loss
+from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.models.enhanced_cvae import EnhancedCVAELoss
+from chestx.training import EpochShuffle, TrainingConfig, train
+
+MODELS = {
+    "cvae": (lambda: ConditionalVAE(16, 4, 2, (8, 16)), cvae_loss),
+    "enhanced_cvae": (lambda: EnhancedConditionalVAE(16, 4, 2, (8, 16)), EnhancedCVAELoss()),
+    "ddpm": (lambda: build_unet(16, (32, 32)), DenoisingLoss(build_scheduler())),
+    "classifier": (lambda: ChestCNN(16), classifier_loss),
+}
+
+
+def data(count=20, seed=0) -> RadiographTensors:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    return RadiographTensors(images, torch.arange(count) % 2)
+
+
+def build(name="classifier"):
+    torch.manual_seed(0)
+    return MODELS[name][0]()
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def killed_at(loss_fn, step):
+    """``loss_fn`` that raises ``KilledError`` at its call number ``step``."""
+    calls = iter(range(10**6))
+
+    def wrapped(model, batch):
+        if model.training and next(calls) == step:
+            raise KilledError
+        return loss_fn(model, batch)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kill_step", [6, 9])  # at the start of an epoch, and inside one
+def test_resume_equals_no_interruption_bit_for_bit(name, kill_step, tmp_path):
+    loss_fn = MODELS[name][1]
+    config = TrainingConfig(
+        num_epochs=4, batch_size=8, lr_scheduler="cosine", ema_decay=0.9, weight_decay=0.01,
+        patience=3, save_every_seconds=0,
+    )  # fmt: skip
+    whole = build(name)
+    expected = train(whole, loss_fn, data(), config, tmp_path / "a", validation_data=data(6, 1))
+
+    broken = build(name)
+    with pytest.raises(KilledError):
+        train(broken, killed_at(loss_fn, kill_step), data(), config, tmp_path / "b",
+              validation_data=data(6, 1))  # fmt: skip
+    torch.manual_seed(123)  # another process has another random state and other weights
+    resumed = MODELS[name][0]()
+    history = train(
+        resumed, loss_fn, data(), config, tmp_path / "b", validation_data=data(6, 1), resume=True
+    )
+    for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values()):
+        assert torch.equal(ours, theirs)
+    keys = ("epoch", "step", "lr", "train", "validation")
+    assert [{k: row[k] for k in keys} for row in history] == [
+        {k: row[k] for k in keys} for row in expected
+    ]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    config, calls = TrainingConfig(num_epochs=1), []
+
+    def loss_fn(model, batch):
+        calls.append(1)
+        return classifier_loss(model, batch)
+
+    first, second = build(), ChestCNN(16)
+    train(first, loss_fn, data(), config, tmp_path)
+    count = len(calls)
+    train(second, loss_fn, data(), config, tmp_path, resume=True)
+    assert len(calls) == count
+    assert torch.equal(first.fc1.weight, second.fc1.weight)
+
+
+def test_an_unfinished_run_of_another_configuration_is_refused(tmp_path):
+    config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
+    with pytest.raises(KilledError):
+        train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path)
+    other = TrainingConfig(num_epochs=2, batch_size=8, learning_rate=5e-4, save_every_seconds=0)
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.001 there, 0\.0005 now"):
+        train(build(), classifier_loss, data(), other, tmp_path, resume=True)
+
+
+def test_nothing_is_unpickled_and_no_half_checkpoint_stays(tmp_path, monkeypatch):
+    config = TrainingConfig(num_epochs=3, batch_size=8, ema_decay=0.9, save_every_seconds=0)
+    train(build(), classifier_loss, data(), config, tmp_path)
+    kept = checkpoint.list_checkpoints(tmp_path / "checkpoints")
+    assert len(kept) == 2
+    for path in kept:
+        torch.load(path / "state.pt", weights_only=True)  # raises on anything but tensors
+        json.loads((path / "progress.json").read_text())
+        names = {file.name for file in path.iterdir()}
+        assert names == {"model.safetensors", "state.pt", "progress.json"}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save_checkpoint(tmp_path / "checkpoints", 99, {}, {}, {})
+    assert checkpoint.list_checkpoints(tmp_path / "checkpoints") == kept
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(bad, tmp_path):
+    def loss_fn(model, batch):
+        loss, logs = classifier_loss(model, batch)
+        loss_fn.step += 1
+        return loss * (bad if loss_fn.step == 4 else 1), logs
+
+    loss_fn.step = 0
+    with pytest.raises(FloatingPointError, match="at step 3"):
+        train(build(), loss_fn, data(), TrainingConfig(batch_size=8), tmp_path)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    """Labels unrelated to the images: validation gets worse while training gets better."""
+    model, validation = build(), data(30, seed=2)
+    config = TrainingConfig(num_epochs=60, patience=3, learning_rate=3e-3)
+    history = train(model, classifier_loss, data(30), config, tmp_path, validation_data=validation)
+    losses = [row["validation"]["loss"] for row in history]
+    assert len(history) < 60
+    assert losses.index(min(losses)) == len(losses) - 4
+    with torch.no_grad():
+        loss, _ = classifier_loss(model, validation[list(range(30))])
+    assert loss.item() == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_validation_draws_are_fixed(tmp_path):
+    """With a learning rate of (almost) zero the DDPM's validation loss must not move."""
+    config = TrainingConfig(num_epochs=3, learning_rate=1e-12)
+    loss_fn = DenoisingLoss(build_scheduler())
+    history = train(build("ddpm"), loss_fn, data(), config, tmp_path, validation_data=data(6, 1))
+    assert len({round(row["validation"]["loss"], 5) for row in history}) == 1
+    assert len({row["train"]["loss"] for row in history}) == 3
+
+
+def test_ema_is_the_average_that_its_decay_says(tmp_path):
+    """With warm-up (1 + s) / (10 + s), worked out by hand over three steps of plain weights."""
+    seen = []
+
+    def loss_fn(model, batch):
+        seen.append(model.fc2.bias.detach().clone())
+        return classifier_loss(model, batch)
+
+    model = build()
+    train(
+        model,
+        loss_fn,
+        data(8),
+        TrainingConfig(num_epochs=3, batch_size=8, ema_decay=0.999),
+        tmp_path,
+    )
+    weights = checkpoint.load_checkpoint(checkpoint.list_checkpoints(tmp_path / "checkpoints")[-1])
+    after = [*seen[1:], weights[0]["model"]["fc2.bias"]]
+    average = seen[0]
+    for step, value in enumerate(after):
+        decay = 0 if step == 0 else min(0.999, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * value
+    assert torch.allclose(model.fc2.bias, average, atol=1e-6)
+
+
+def test_samples_are_taken_at_the_chosen_epochs(tmp_path):
+    epochs = []
+    config = TrainingConfig(num_epochs=5, sample_epochs=(1, 3, 78))
+    train(
+        build(), classifier_loss, data(), config, tmp_path, on_sample=lambda m, e: epochs.append(e)
+    )
+    assert epochs == [1, 3]
+
+
+def test_max_steps_beats_epochs(tmp_path):
+    config = TrainingConfig(num_epochs=1, max_steps=7, batch_size=8)
+    history = train(build(), classifier_loss, data(), config, tmp_path)
+    assert [row["step"] for row in history] == [3, 6, 7]
+    assert json.loads((tmp_path / "history.json").read_text())[-1]["step"] == 7
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    shuffle = EpochShuffle(10, seed=3)
+    first = list(shuffle)
+    torch.manual_seed(99)
+    assert list(shuffle) == first
+    assert sorted(first) == list(range(10))
+    shuffle.epoch = 1
+    assert list(shuffle) != first
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_epochs": 0}, {"batch_size": -1}, {"learning_rate": 0}, {"ema_decay": 1.0},
+                {"patience": 3}],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_named(changes, tmp_path):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        train(build(), classifier_loss, data(), TrainingConfig(**changes), tmp_path)
+
+
+def test_bf16_trains(tmp_path):
+    config = TrainingConfig(num_epochs=1, mixed_precision="bf16")
+    history = train(build("ddpm"), MODELS["ddpm"][1], data(), config, tmp_path)
+    assert 0 < history[-1]["train"]["loss"] < 10
