@@ -36,7 +36,8 @@ TITLES = {
 
 def data_line(data: dict[str, Any]) -> str:
     """The foot of every figure: phantom or real, source, protocol."""
-    return f"{data['kind']} data: {Path(data['source']).name}, {data['protocol']} protocol"
+    source = "" if data["kind"] == "phantom" else f" ({Path(data['source']).name})"
+    return f"{data['kind']} data{source}, {data['protocol']} protocol"
 
 
 def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
@@ -95,7 +96,7 @@ def image_rows(
     count = max(len(images) for images in rows.values())
     figure = _start(1.1 * count + 1.6, 1.25 * len(rows) + 0.7, data, title)
     grid = figure.subplots(len(rows), count, squeeze=False)
-    for line, (name, images) in zip(grid, rows.items()):
+    for number, (line, (name, images)) in enumerate(zip(grid, rows.items())):
         for index, axes in enumerate(line):
             axes.set_xticks([])
             axes.set_yticks([])
@@ -103,7 +104,7 @@ def image_rows(
             if index < len(images):
                 picture = to_uint8(images[index])[0].cpu().numpy()
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-            if columns and line is grid[0]:
+            if columns and number == 0:
                 axes.set_title(columns[index], fontsize=8)
         line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     return figure
@@ -168,7 +169,8 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     figure = _start(7, 0.55 * len(samples) + 1.4, data, "Mean brightness of an image")
     axes = figure.subplots()
     names = list(samples)
-    parts = axes.violinplot([samples[n] for n in names], vert=False, showmedians=True, widths=0.8)
+    values = [samples[name] for name in names]
+    parts = axes.violinplot(values, orientation="horizontal", showmedians=True, widths=0.8)
     for body, name in zip(parts["bodies"], names):
         body.set_facecolor(COLOURS.get(name, COLOURS["original"]))
         body.set_alpha(0.6)

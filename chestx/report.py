@@ -65,7 +65,7 @@ def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     names = list(best["validation"])
     rows = [
         [row["epoch"], row["step"], *(f"{row['validation'][name]:.4g}" for name in names)]
-        for row in (history[0], best, history[-1])
+        for row in {row["epoch"]: row for row in (history[0], best, history[-1])}.values()
     ]
     text = [f"{result['parameters']:,} parameters, {len(history)} epochs."]
     caption = "Validation after the first, the best and the last epoch."

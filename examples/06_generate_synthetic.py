@@ -95,10 +95,10 @@ def main(config: Config) -> dict:
     pictures = [
         figures.save_figure(
             figures.image_rows(rows, description, "Real and synthetic NORMAL images"),
-            config.output_dir, "06_gallery", "The first images of each set, not chosen.",
+            config.output_dir, f"06_gallery_{config.protocol}", "The first images of each set, not chosen.",
         ),
         figures.save_figure(
-            figures.brightness(greys, description), config.output_dir, "06_brightness",
+            figures.brightness(greys, description), config.output_dir, f"06_brightness_{config.protocol}",
             "The deck's schedule starts from noise it never saw in training; brightness and "
             "contrast shrink. The mended schedule keeps them.",
         ),

@@ -1,0 +1,84 @@
+"""Classifier metrics and the summary of the comparison."""
+
+import math
+
+import numpy as np
+import pytest
+
+from chestx.augmentation import DECK_RESULTS, ClassifierSettings, summarize, verdict
+from chestx.metrics.classification import classification_metrics, mean_interval
+
+
+def test_metrics_of_the_decks_confusion_matrix():
+    """[[76, 158], [3, 387]] gives the accuracy, precision, recall and F1 printed on the slide."""
+    deck = next(row for row in DECK_RESULTS if "confusion" in row)
+    (tn, fp), (fn, tp) = deck["confusion"]
+    labels = np.repeat([0, 0, 1, 1], [tn, fp, fn, tp])
+    probabilities = np.repeat([0.1, 0.9, 0.1, 0.9], [tn, fp, fn, tp])
+    ours = classification_metrics(labels, probabilities)
+    assert ours["confusion"] == deck["confusion"]
+    for name in ("accuracy", "precision", "recall", "f1"):
+        assert ours[name] == pytest.approx(deck[name], abs=5e-5)
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    labels, probabilities = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9]
+    metrics = classification_metrics(labels, probabilities)
+    assert metrics["auroc"] == 0.75
+    assert metrics["specificity"] == 0.5
+    assert metrics["f1_normal"] == 0.5  # one of two NORMAL found, one of two named
+    assert metrics["confusion"] == [[1, 1], [1, 1]]
+
+
+def test_one_class_alone_cannot_be_judged():
+    with pytest.raises(ValueError, match="both 0 and 1"):
+        classification_metrics([1, 1], [0.3, 0.4])
+
+
+def test_interval_is_students():
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval["mean"] == 2
+    assert interval["sd"] == 1
+    assert interval["high"] == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
+    assert math.isnan(mean_interval([1.0])["low"])
+
+
+def units(gain: float, noise: float) -> list[dict]:
+    rng = np.random.default_rng(0)
+    made = []
+    for seed in range(5):
+        base = 0.9 + 0.02 * rng.standard_normal()
+        for arm, value in (
+            ("original", base),
+            ("ddpm", base + gain + noise * rng.standard_normal()),
+        ):
+            scores = {"accuracy": value, "auroc": value, "confusion": [[1, 0], [0, 1]]}
+            made.append({"arm": arm, "seed": seed, "test": scores, "validation": scores,
+                         "num_synthetic": 0, "steps": 1})  # fmt: skip
+    return made
+
+
+def test_summary_pairs_seeds():
+    """A gain smaller than the spread between seeds is found, because seeds are paired."""
+    original, ddpm = summarize(units(gain=0.005, noise=0.001))
+    assert original["test"]["auroc"]["sd"] > 0.005
+    assert "difference" not in original
+    assert ddpm["difference"]["auroc"]["mean"] == pytest.approx(0.005, abs=0.001)
+    assert verdict(ddpm) == "better"
+    assert verdict(summarize(units(gain=-0.005, noise=0.001))[1]) == "worse"
+    assert verdict(summarize(units(gain=0.0, noise=0.01))[1]) == "inconclusive"
+    assert [row["seed"] for row in ddpm["seeds"]] == [0, 1, 2, 3, 4]
+
+
+def test_one_seed_is_inconclusive():
+    assert verdict(summarize(units(gain=0.1, noise=0.0)[:2])[1]) == "inconclusive"
+
+
+def test_protocols_fix_the_length_of_training():
+    """Fair: equal steps in every arm. Deck: five epochs, three for the DDPMs."""
+    fair, deck = ClassifierSettings("fair", num_steps=77), ClassifierSettings("deck")
+    assert {fair.training_config(arm, 0).max_steps for arm in ("original", "ddpm")} == {77}
+    assert deck.training_config("original", 0).num_epochs == 5
+    assert deck.training_config("cvae", 0).num_epochs == 5
+    assert deck.training_config("ddpm", 0).num_epochs == 3
+    assert deck.training_config("ddpm", 0).max_steps == 0

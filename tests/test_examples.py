@@ -1,0 +1,202 @@
+"""Every example on tiny settings, as a user runs it, and the whole chain with its report."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from diffusers import DDPMPipeline
+
+from chestx import results
+from chestx.augmentation import ARMS
+from chestx.config import CommonConfig, defaults
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = {
+    "image_size": 16, "channels": (8, 16), "latent_dim": 4, "block_out_channels": (32, 32),
+    "num_epochs": 2, "num_epochs_ddpm": 1, "num_inference_steps": 3, "num_seeds": 2,
+    "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3,
+}  # fmt: skip
+COMMON = {"limit": 60, "num_phantoms": 160}
+
+
+def load(name):
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import run_all
+    finally:
+        sys.path.pop(0)
+    return run_all if name == "run_all" else run_all.load_example(name)
+
+
+def config(module, output_dir, **changes):
+    values = defaults(module.Config) | COMMON | {"output_dir": str(output_dir)}
+    tiny = {key: value for key, value in TINY.items() if key in values}
+    return module.Config(**values | tiny | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Outputs of one tiny ``run_all``: phantoms, both protocols, report."""
+    output_dir = tmp_path_factory.mktemp("outputs")
+    common = defaults(CommonConfig) | COMMON | {"output_dir": str(output_dir), "resume": True}
+    load("run_all").main(CommonConfig(**common), **TINY)
+    return output_dir
+
+
+def test_run_all_leaves_every_result_and_one_report(whole):
+    for folder in ("data", "cvae", "enhanced_cvae", "ddpm", "ddpm_mended", "synthesis/fair",
+                   "synthesis/deck", "comparison/fair", "comparison/deck"):  # fmt: skip
+        result = results.read_json(whole / folder / "result.json")
+        assert result["data"]["kind"] == "phantom"
+        assert result["versions"]["torch"]
+        assert result["config"]
+    assert (whole / "report.html").stat().st_size > 100_000
+
+
+def test_report_is_self_contained_and_says_phantom(whole):
+    page = (whole / "report.html").read_text()
+    shown = re.findall(r'src="([^"]+)"', page)
+    assert len(shown) == len(list((whole / "figures").glob("*.png")))
+    assert all(source.startswith("data:image/png;base64,") for source in shown)
+    for source in shown:
+        assert base64.b64decode(source.split(",")[1])[:4] == b"\x89PNG"
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("(phantom data)") == len(shown)
+    assert "no number on\n   this page says anything about radiographs" in page
+    for arm in ("CVAE", "enhanced CVAE", "DDPM mended", "original"):
+        assert arm in page
+
+
+def test_report_escapes_file_names(whole, tmp_path):
+    from chestx.report import build_report
+
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    path = copy / "data" / "result.json"
+    result = json.loads(path.read_text())
+    result["data"]["skipped_files"] = {"<script>alert(1)</script>.jpeg": "broken & empty"}
+    path.write_text(json.dumps(result))
+    page = build_report(copy, "quick").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    with pytest.raises(FileNotFoundError, match="run_all"):
+        build_report(tmp_path / "nothing", "quick")
+
+
+def test_run_all_again_skips_everything(whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("result.json")}
+    ledger = results.read_ledger(whole / "ledger.jsonl")
+    common = defaults(CommonConfig) | COMMON | {"output_dir": str(whole), "resume": True}
+    load("run_all").main(CommonConfig(**common), **TINY)
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("result.json")}
+    assert results.read_ledger(whole / "ledger.jsonl") == ledger
+    assert capsys.readouterr().out.count("skipped") == 10
+
+
+def test_every_reading_of_test_is_in_the_ledger_once(whole):
+    ledger = results.read_ledger(whole / "ledger.jsonl")
+    units = {(row["protocol"], row["arm"], row["seed"]) for row in ledger}
+    assert units == {(p, a, s) for p in ("fair", "deck") for a in ARMS for s in (0, 1)}
+    assert len(ledger) == len(units)
+    assert all(row["config"] and row["time"] for row in ledger)
+
+
+def test_arms_have_the_same_steps_and_balanced_classes(whole):
+    result = results.read_json(whole / "comparison" / "fair" / "result.json")
+    counts = result["data"]["counts"]["train"]
+    missing = counts["PNEUMONIA"] - counts["NORMAL"]
+    assert {row["steps"] for row in result["arms"]} == {TINY["num_steps"]}
+    assert {row["num_synthetic"] for row in result["arms"][1:]} == {missing}
+    assert result["arms"][0]["num_synthetic"] == 0
+    assert [len(row["seeds"]) for row in result["arms"]] == [2] * len(ARMS)
+
+
+def test_generators_never_saw_anything_but_train(whole):
+    from chestx.data import load_radiographs
+
+    radiographs = load_radiographs("phantom", limit=60, num_phantoms=160)
+    for name in ARMS[1:]:
+        seen = set(results.read_json(whole / name / "trained_on.json"))
+        assert seen == set(radiographs["train"]["sha256"])
+        for split in ("validation", "reference", "test"):
+            assert not seen & set(radiographs[split]["sha256"])
+
+
+@pytest.mark.parametrize("arm", ARMS[1:])
+def test_imagefolder_reads_the_synthetic_sets(whole, arm):
+    rows = datasets.load_dataset("imagefolder", data_dir=str(whole / "synthetic" / arm))["train"]
+    fair = results.read_json(whole / "synthesis" / "fair" / "result.json")["num_images"]
+    deck = results.read_json(whole / "synthesis" / "deck" / "result.json")["num_images"]
+    assert len(rows) == max(fair, deck)
+    assert set(rows["label"]) == {"NORMAL"}
+    assert rows[0]["generator"] == arm
+    assert rows[0]["image"].size == (16, 16)
+    if arm == "ddpm_mended":
+        assert (rows[0]["scheduler"], rows[0]["num_inference_steps"]) == ("dpmsolver++", 3)
+
+
+def test_a_trained_ddpm_loads_in_the_stock_pipeline(whole):
+    assert DDPMPipeline.from_pretrained(whole / "ddpm" / "model").unet.config.sample_size == 16
+
+
+def test_a_generator_of_other_data_is_refused(whole, tmp_path):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    module = load("06_generate_synthetic")
+    with pytest.raises(ValueError, match=r"trained on other data|was trained on"):
+        module.main(config(module, copy, num_phantoms=200))
+
+
+def test_classifier_of_one_arm(whole, tmp_path, capsys):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    module = load("08_train_classifier")
+    unit = module.main(config(module, copy, arm="ddpm_mended", seed=5))
+    assert unit["num_synthetic"] > 0
+    assert len(unit["test_probabilities"]) == sum(unit["data"]["counts"]["test"].values())
+    assert "phantom data" in capsys.readouterr().out
+
+
+def test_class_conditional_ddpm(tmp_path):
+    module = load("04_train_ddpm")
+    result = module.main(config(module, tmp_path, class_conditional=True))
+    assert result["num_images"] == 60
+
+
+def test_missing_steps_name_the_script(tmp_path):
+    module = load("06_generate_synthetic")
+    with pytest.raises(FileNotFoundError, match="02_train_cvae"):
+        module.main(config(module, tmp_path))
+    module = load("09_compare_augmentation")
+    with pytest.raises(ValueError, match="06_generate_synthetic"):
+        module.main(config(module, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--data", "no/such/folder"], "neither 'phantom' nor an existing folder"),
+        (["--no-such-flag"], "unrecognized arguments"),
+        (["--preset", "huge"], "invalid choice"),
+    ],
+)
+def test_wrong_flags_end_with_a_clear_line(flags, says, tmp_path):
+    command = [sys.executable, EXAMPLES / "01_explore_data.py", *flags, "--output-dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+@pytest.mark.real_data
+def test_the_chain_runs_on_real_images(real_folder, tmp_path):
+    common = defaults(CommonConfig) | {"data": str(real_folder), "limit": 80, "resume": True}
+    common["output_dir"] = str(tmp_path)
+    load("run_all").main(CommonConfig(**common), **TINY)
+    page = (tmp_path / "report.html").read_text()
+    assert "(real data)" in page
+    assert "(phantom data)" not in page
+    deck = results.read_json(tmp_path / "comparison" / "deck" / "result.json")
+    assert deck["deck"][0]["accuracy"] == 0.7484
