@@ -67,7 +67,10 @@ class CommonConfig:
 
 
 def seed_sequence(*parts: int) -> int:
-    """One well-mixed 64-bit seed from several integers, such as (seed, image index)."""
+    """One well-mixed 64-bit seed from several integers, such as (seed, image index).
+
+    A zero at the end counts as absent: (3, 0) is (3,).
+    """
     words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
     return int(words[0]) << 32 | int(words[1])
 

@@ -8,20 +8,16 @@ Source of the data and its file-name grammar: Kermany et al., Cell 172 (2018), i
 the Kaggle set ``paultimothymooney/chest-xray-pneumonia``.
 """
 
-import hashlib
-import io
 import itertools
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy.sparse import coo_array
@@ -29,12 +25,16 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from chestx import images, phantom, results
+from chestx import images, results
 from chestx.config import CommonConfig
+from chestx.sources import (
+    CACHE_VERSION,
+    CLASS_NAMES,
+    cache_dir,
+    kaggle_rows,
+    phantom_rows,
+)
 
-CLASS_NAMES = ("NORMAL", "PNEUMONIA")
-NORMAL, PNEUMONIA = range(2)
-FOLDERS = ("train", "val", "test")
 FEATURES = datasets.Features(
     image=datasets.Image(),
     label=datasets.ClassLabel(names=list(CLASS_NAMES)),
@@ -44,8 +44,6 @@ FEATURES = datasets.Features(
 )
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_\d+(?:_\d+)?\.\w+$")
 NORMAL_NAME = re.compile(r"^(NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.\w+$")
-NOT_IMAGES = (".ds_store", "thumbs.db", "desktop.ini")  # left in folders by operating systems
-CACHE_VERSION = 1  # raise when decoding changes
 
 
 class Radiographs(datasets.DatasetDict):
@@ -79,11 +77,6 @@ def missing_normal(labels: Iterable[int]) -> int:
     """How many NORMAL images balance the two classes; 0 if NORMAL is not the smaller one."""
     counts = class_counts(labels)
     return max(0, counts["PNEUMONIA"] - counts["NORMAL"])
-
-
-def cache_dir() -> Path:
-    """Where decoded tensors and file lists are kept: ``$CHESTX_CACHE`` or ``~/.cache/chestx``."""
-    return Path(os.environ.get("CHESTX_CACHE", "~/.cache/chestx")).expanduser()
 
 
 # ---------------------------------------------------------------------------- patients, splits
@@ -153,102 +146,18 @@ def stratified_subset(labels: list[int], limit: int) -> list[int]:
     return sorted(set(chosen))
 
 
-# ------------------------------------------------------------------------------------- sources
+def apart_from_test(own: list[dict], test: list[dict]) -> tuple[list[dict], dict[str, str]]:
+    """The rows whose patient is not in test, and the others' files with that reason."""
+    judged = {row["patient"] for row in test}
+    shared = {
+        row["file_name"]: f"shares patient {row['patient']} (name or content) with the test folder"
+        for row in own
+        if row["patient"] in judged
+    }
+    return [row for row in own if row["file_name"] not in shared], shared
 
 
-def find_kaggle_root(folder: Path) -> Path:
-    """The folder that holds ``train`` and ``test``: ``folder`` or ``folder/chest_xray``, as
-    Kaggle's archive doubles it."""
-    for root in (folder, folder / "chest_xray", folder / "chest_xray" / "chest_xray"):
-        if (root / "train").is_dir() and (root / "test").is_dir():
-            return root
-    raise FileNotFoundError(
-        f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
-        f"PNEUMONIA/, directly or one level deeper); give --data phantom or such a folder"
-    )
-
-
-def list_files(root: Path) -> list[tuple[str, str, Path]]:
-    """(folder, class name, path) of every image; empty, missing or unknown classes raise."""
-    files = []
-    for folder in (f for f in FOLDERS if (root / f).is_dir()):
-        classes = {p.name for p in (root / folder).iterdir() if p.is_dir()} - {"__MACOSX"}
-        if unknown := sorted(classes - set(CLASS_NAMES)):
-            raise ValueError(f"{root / folder}: unknown classes {unknown}; known: {CLASS_NAMES}")
-        for name in CLASS_NAMES:
-            found = sorted((root / folder / name).glob("*"))
-            found = [p for p in found if p.name.lower() not in NOT_IMAGES and p.is_file()]
-            found = [p for p in found if not p.name.startswith("._")]
-            if not found:
-                raise ValueError(f"{root / folder / name} holds no images; each class needs some")
-            files += [(folder, name, path) for path in found]
-    return files
-
-
-def inspect_file(path: Path) -> tuple[str, str]:
-    """(SHA-256, reason why the file is unreadable or "") after decoding it once."""
-    try:
-        content = path.read_bytes()
-        sha = hashlib.sha256(content).hexdigest()
-        if not content:
-            return sha, "the file is empty"
-        with Image.open(io.BytesIO(content)) as image:
-            images.check_size(image)
-            images.to_grayscale(image)
-        return sha, ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return hashlib.sha256(str(path).encode()).hexdigest(), f"{type(error).__name__}: {error}"
-
-
-def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
-    """``inspect_file`` of all paths, remembered on disk as long as no file changes."""
-    stats = [path.stat() for path in paths]
-    stamp = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
-    cached = cache_dir() / f"files-{results.fingerprint(CACHE_VERSION, stamp)}.json"
-    if cached.exists():
-        return [tuple(row) for row in results.read_json(cached)]
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        rows = list(tqdm(pool.map(inspect_file, paths), "read files", len(paths), disable=None))
-    results.write_json(cached, rows)
-    return rows
-
-
-def kaggle_rows(folder: Path, skip_bad_files: bool) -> tuple[dict[str, list], dict[str, str]]:
-    """Rows per official folder, and the unreadable files with their reasons."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"data={str(folder)!r} is neither 'phantom' nor an existing folder; give --data "
-            f"phantom or a folder in Kaggle layout"
-        )
-    root = find_kaggle_root(folder)
-    files = list_files(root)
-    inspected = inspect_files([path for _, _, path in files])
-    bad = {str(p.relative_to(root)): why for (_, _, p), (_, why) in zip(files, inspected) if why}
-    if bad and not skip_bad_files:
-        lines = "\n".join(f"  {name}: {why}" for name, why in bad.items())
-        raise ValueError(
-            f"{len(bad)} of {len(files)} files under {root} are unreadable:\n{lines}\n"
-            f"mend or remove them, or go on without them by --skip-bad-files"
-        )
-    rows: dict[str, list] = {}
-    for (part, class_name, path), (sha, why) in zip(files, inspected):
-        if not why:
-            name = str(path.relative_to(root))
-            row = {"image": str(path), "label": CLASS_NAMES.index(class_name)}
-            rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
-    return rows, bad
-
-
-def phantom_rows(num_phantoms: int, size: int) -> dict[str, list]:
-    """Rows per folder: ``num_phantoms`` in train, 16 in val, a fifth as many in test."""
-    counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
-    rows: dict[str, list] = {}
-    for part, count in counts.items():
-        for row in phantom.phantom_split(part, count, size):
-            sha = hashlib.sha256(row["image"].tobytes()).hexdigest()
-            name = f"{part}/{CLASS_NAMES[row['label']]}/{row['file_name']}"
-            rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
-    return rows
+# ------------------------------------------------------------------------------------- loading
 
 
 def load_radiographs(
@@ -286,6 +195,8 @@ def load_radiographs(
         splits["validation"] = [row for row in pooled if row["part"] == "val"]
     else:
         own = [row for row in pooled if row["part"] != "test"]
+        own, shared = apart_from_test(own, splits["test"])
+        skipped = skipped | shared
         indices = fair_splits([row["label"] for row in own], [row["patient"] for row in own])
         splits |= {name: [own[i] for i in part] for name, part in indices.items()}
 

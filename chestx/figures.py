@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
-from chestx.data import CLASS_NAMES
 from chestx.images import to_uint8
+from chestx.sources import CLASS_NAMES
 
 COLOURS = {
     "original": "#555555",
@@ -147,20 +147,6 @@ def loss_curves(
         axes.set_ylabel(key)
         axes.legend(frameon=False)
         _plain(axes)
-    return figure
-
-
-def noise_schedule(curves: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
-    """sqrt(abar_t), the share of the signal's amplitude that is left at t, per method."""
-    figure = _start(6, 3.2, data, "Signal left in the noisy image: sqrt(abar_t)")
-    axes = figure.subplots()
-    for name, alphas_cumprod in curves.items():
-        left = np.sqrt(alphas_cumprod)
-        axes.plot(left, color=COLOURS[name], label=f"{TITLES[name]}: {left[-1]:.1%} left at T")
-    axes.set_xlabel("timestep t")
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False)
-    _plain(axes)
     return figure
 
 

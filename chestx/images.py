@@ -38,7 +38,9 @@ def to_grayscale(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("mode F: floating-point greys have no known range; save as 8 or 16 bit")
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")  # the only way that Pillow goes
+    if image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, rgba)
@@ -62,6 +64,8 @@ def letterbox(image: torch.Tensor) -> torch.Tensor:
 
 def decode(image: Image.Image, size: int, mode: str = "squash") -> torch.Tensor:
     """A decoded image file to uint8 (1, size, size)."""
+    if mode not in ("squash", "letterbox"):
+        raise ValueError(f"resize mode={mode!r} is unknown; choose 'squash' or 'letterbox'")
     pixels = transforms.pil_to_tensor(to_grayscale(image))
     return resize(letterbox(pixels) if mode == "letterbox" else pixels, size)
 

@@ -9,8 +9,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx import images as pixels
 from chestx.config import generator_for
-from chestx.data import CLASS_NAMES
 from chestx.models.ddpm import takes_class_labels
+from chestx.sources import CLASS_NAMES
 
 Step = Callable[[int, int, torch.Tensor], None]
 

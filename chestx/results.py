@@ -112,4 +112,7 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
     """All readings of the test split so far, oldest first."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); mend or delete its broken line") from error

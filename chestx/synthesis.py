@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 
 from chestx import images, results
 from chestx.config import generator_for
-from chestx.data import CLASS_NAMES, NORMAL, Radiographs, RadiographTensors
+from chestx.data import Radiographs, RadiographTensors
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import swap_scheduler
+from chestx.sources import CLASS_NAMES, NORMAL
 
 SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
 VAES = {"cvae": ConditionalVAE, "enhanced_cvae": EnhancedConditionalVAE}
@@ -188,7 +189,7 @@ def synthesize(
                 records.append(record | common)
         bar.update(len(indices))
     bar.close()
-    return records
+    return records[:num_images]
 
 
 def load_synthetic(folder: Path, num_images: int, image_size: int) -> RadiographTensors:

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from chestx import data, figures, results
+from chestx import data, figures, results, sources
 from chestx.config import CommonConfig, parse
 
 
@@ -36,7 +36,7 @@ def main(config: Config) -> dict:
     patients = {
         split: {
             name: len({p for p, y in zip(rows["patient"], rows["label"]) if y == label})
-            for label, name in enumerate(data.CLASS_NAMES)
+            for label, name in enumerate(sources.CLASS_NAMES)
         }
         for split, rows in radiographs.items()
     }
@@ -51,7 +51,7 @@ def main(config: Config) -> dict:
     tensors = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     rows = {
         name: tensors.of_class(label)[list(range(8))]["images"]
-        for label, name in enumerate(data.CLASS_NAMES)
+        for label, name in enumerate(sources.CLASS_NAMES)
     }
     samples = figures.image_rows(rows, description, "Training images")
     pictures = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results
+from chestx import data, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.cvae import ConditionalVAE, cvae_loss
 from chestx.synthesis import save_generator
@@ -46,7 +46,7 @@ def main(config: Config) -> dict:
     # 2. The model.
     torch.manual_seed(config.seed)
     model = ConditionalVAE(
-        config.image_size, config.latent_dim, len(data.CLASS_NAMES), config.channels,
+        config.image_size, config.latent_dim, len(sources.CLASS_NAMES), config.channels,
         config.learned_prior,
     )  # fmt: skip
 

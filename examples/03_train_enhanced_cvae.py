@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results
+from chestx import data, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.synthesis import save_generator
@@ -49,7 +49,7 @@ def main(config: Config) -> dict:
     # 2. The model and its loss.
     torch.manual_seed(config.seed)
     model = EnhancedConditionalVAE(
-        config.image_size, config.latent_dim, len(data.CLASS_NAMES), config.channels
+        config.image_size, config.latent_dim, len(sources.CLASS_NAMES), config.channels
     )
     loss_fn = EnhancedCVAELoss(config.beta, config.ssim_weight)
 

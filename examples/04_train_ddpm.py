@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from chestx import data, figures, results
+from chestx import data, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
@@ -55,10 +55,13 @@ def main(config: Config) -> dict:
     train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
     if not config.class_conditional:
-        train_data, held_out = train_data.of_class(data.NORMAL), held_out.of_class(data.NORMAL)
+        train_data, held_out = (
+            train_data.of_class(sources.NORMAL),
+            held_out.of_class(sources.NORMAL),
+        )
 
     # 2. The network and its noise schedule.
-    num_classes = len(data.CLASS_NAMES) if config.class_conditional else None
+    num_classes = len(sources.CLASS_NAMES) if config.class_conditional else None
     torch.manual_seed(config.seed)
     schedule, prediction_type = VARIANTS[config.generator]
     scheduler = build_scheduler(schedule, prediction_type)
@@ -95,33 +98,36 @@ def main(config: Config) -> dict:
         "forward": forward_strip(scheduler, shown["images"], timesteps, config.seed),
         "reverse": reverse_strip(pipeline, shown["class_labels"], timesteps, config.seed),
     }
-    name = figures.TITLES[config.generator]
-    titles = {"forward": f"{name}: forward, q(x_t | x_0)", "reverse": f"{name}: reverse, 200 steps"}
-    captions = {
-        "forward": f"At T {scheduler.alphas_cumprod[-1] ** 0.5:.1%} of the amplitude is left.",
-        "reverse": "From pure noise back to images, by ancestral sampling with all 200 steps.",
-    }
+    name, columns = figures.TITLES[config.generator], [f"t = {t}" for t in timesteps]
+    forward, reverse = (
+        {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))}
+        for strip in strips.values()
+    )
+    left = scheduler.alphas_cumprod[-1] ** 0.5
     drawn = {
-        way: figures.image_rows(
-            {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))},
-            description, titles[way], [f"t = {t}" for t in timesteps],
-        )
-        for way, strip in strips.items()
-    }  # fmt: skip
-    drawn["epochs"] = figures.sample_epochs(folder, description, f"{name}: samples in training")
-    drawn["loss"] = figures.loss_curves(
-        {config.generator: history}, description, f"Mean squared error of {prediction_type}"
-    )
-    captions["epochs"] = (
-        f"The same noise after the first, the middle and the last epoch; {config.sampler}, "
-        f"{config.num_inference_steps} steps."
-    )
-    captions["loss"] = "The validation curve belongs to the averaged weights (EMA)."
+        "forward": (
+            figures.image_rows(forward, description, f"{name}: forward, q(x_t | x_0)", columns),
+            f"Into noise: at T {left:.1%} of the signal's amplitude is left.",
+        ),
+        "reverse": (
+            figures.image_rows(reverse, description, f"{name}: reverse, 200 steps", columns),
+            "From pure noise back to images, by ancestral sampling with all 200 steps.",
+        ),
+        "epochs": (
+            figures.sample_epochs(folder, description, f"{name}: samples in training"),
+            f"The same noise after the first, the middle and the last epoch; {config.sampler}, "
+            f"{config.num_inference_steps} steps.",
+        ),
+        "loss": (
+            figures.loss_curves(
+                {config.generator: history}, description, f"Mean squared error, {prediction_type}"
+            ),
+            "The validation curve belongs to the averaged weights (EMA).",
+        ),
+    }
     pictures = [
-        figures.save_figure(
-            figure, config.output_dir, f"04_{config.generator}_{key}", captions[key]
-        )
-        for key, figure in drawn.items()
+        figures.save_figure(figure, config.output_dir, f"04_{config.generator}_{key}", caption)
+        for key, (figure, caption) in drawn.items()
     ]
     print(f"{config.generator}: validation loss {history[-1]['validation']['loss']:.4f}")
     return results.save_result(

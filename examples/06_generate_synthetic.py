@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results, synthesis
+from chestx import data, figures, images, results, sources, synthesis
 from chestx.config import CommonConfig, option, parse
 
 
@@ -74,34 +74,31 @@ def main(config: Config) -> dict:
 
     # 3. Look at them beside real ones. A real image of the training split starts each row.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    sets = {"real NORMAL": real.of_class(data.NORMAL), **sets}
+    sets = {"real NORMAL": real.of_class(sources.NORMAL), **sets}
     first = torch.arange(10)
     rows = {
         figures.TITLES.get(name, name): tensors[first[: len(tensors)]]["images"]
         for name, tensors in sets.items()
     }
     greys = {
-        name: data.images.to_float(tensors.images).mean((1, 2, 3)).numpy()
+        name: images.to_float(tensors.images).mean((1, 2, 3)).numpy()
         for name, tensors in sets.items()
     }
     spread = {
         name: {
             "brightness_mean": float(greys[name].mean()),
             "brightness_sd": float(greys[name].std()),
-            "pixel_sd": float(data.images.to_float(tensors.images).std()),
+            "pixel_sd": float(images.to_float(tensors.images).std()),
         }
         for name, tensors in sets.items()
     }
+    gallery = figures.image_rows(rows, description, "Real and synthetic NORMAL images")
     pictures = [
-        figures.save_figure(
-            figures.image_rows(rows, description, "Real and synthetic NORMAL images"),
-            config.output_dir, f"06_gallery_{config.protocol}", "The first images of each set, not chosen.",
-        ),
-        figures.save_figure(
-            figures.brightness(greys, description), config.output_dir, f"06_brightness_{config.protocol}",
-            "The deck's schedule starts from noise it never saw in training; brightness and "
-            "contrast shrink. The mended schedule keeps them.",
-        ),
+        figures.save_figure(gallery, config.output_dir, f"06_gallery_{config.protocol}",
+                            "The first images of each set, not chosen."),
+        figures.save_figure(figures.brightness(greys, description), config.output_dir,
+                            f"06_brightness_{config.protocol}",
+                            "A generator with too little spread makes images that are too alike."),
     ]  # fmt: skip
     return results.save_result(
         folder, config, description, inputs, time.monotonic() - started, num_images=num_images,

@@ -1,6 +1,9 @@
 """What several test files share: a cache of their own, phantoms on disk, the real images."""
 
 import os
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,19 @@ def real_folder() -> Path:
             "CHESTX_DATA is not set to a folder in Kaggle layout: real-data tests are skipped"
         )
     return Path(os.environ["CHESTX_DATA"])
+
+
+@pytest.fixture(scope="session")
+def png_claiming() -> Callable[[int, int], bytes]:
+    """Make a tiny PNG file whose header claims any size."""
+
+    def claiming(width: int, height: int) -> bytes:
+        def chunk(kind: bytes, content: bytes) -> bytes:
+            checksum = struct.pack(">I", zlib.crc32(kind + content))
+            return struct.pack(">I", len(content)) + kind + content + checksum
+
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+        return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+    return claiming

@@ -107,7 +107,6 @@ def test_ledger_keeps_every_reading_in_order(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-@pytest.mark.xfail(strict=True, reason="read_ledger does not name the file that is damaged")
 def test_damaged_ledger_is_named(tmp_path: Path) -> None:
     """A ledger whose last line was cut off says so, with its name."""
     path = tmp_path / "ledger.jsonl"
