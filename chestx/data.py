@@ -32,7 +32,7 @@ from chestx.sources import (
     CLASS_NAMES,
     cache_dir,
     kaggle_rows,
-    phantom_rows,
+    phantom_folder,
 )
 
 FEATURES = datasets.Features(
@@ -166,7 +166,7 @@ def load_radiographs(
     *,
     limit: int = 0,
     skip_bad_files: bool = False,
-    num_phantoms: int = 1200,
+    num_phantoms: int = 800,
     phantom_size: int = 64,
 ) -> Radiographs:
     """Radiographs by split.
@@ -181,10 +181,8 @@ def load_radiographs(
     """
     if protocol not in ("fair", "deck"):
         raise ValueError(f"protocol={protocol!r} is unknown; choose 'fair' or 'deck'")
-    if source == "phantom":
-        rows, skipped = phantom_rows(num_phantoms, phantom_size), {}
-    else:
-        rows, skipped = kaggle_rows(Path(source), skip_bad_files)
+    folder = phantom_folder(num_phantoms, phantom_size) if source == "phantom" else Path(source)
+    rows, skipped = kaggle_rows(folder, skip_bad_files)
     pooled = [row | {"part": part} for part, part_rows in rows.items() for row in part_rows]
     groups = patient_groups([r["file_name"] for r in pooled], [r["sha256"] for r in pooled])
     pooled = [row | {"patient": group} for row, group in zip(pooled, groups)]

@@ -1,11 +1,12 @@
 """Sources of radiographs: procedural phantoms or a folder in Kaggle layout, as plain rows.
 
-A row is a dict with ``image`` (a path or a picture), ``label``, ``file_name`` and ``sha256``.
+A row is a dict with ``image`` (a path), ``label``, ``file_name`` and ``sha256``.
 """
 
 import hashlib
 import io
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,13 +114,23 @@ def kaggle_rows(folder: Path, skip_bad_files: bool) -> tuple[dict[str, list], di
     return rows, bad
 
 
-def phantom_rows(num_phantoms: int, size: int) -> dict[str, list]:
-    """Rows per folder: ``num_phantoms`` in train, 16 in val, a fifth as many in test."""
+def phantom_folder(num_phantoms: int, size: int) -> Path:
+    """A folder in Kaggle layout with phantoms, drawn once and kept in the cache.
+
+    ``num_phantoms`` in train, 16 in val, a fifth as many (at least 40) in test.
+    """
+    recipe = results.file_hash(Path(phantom.__file__))  # another way to draw, another folder
+    folder = cache_dir() / f"phantoms-{results.fingerprint(recipe, num_phantoms, size)}"
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".phantoms-"))
     counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
-    rows: dict[str, list] = {}
     for part, count in counts.items():
         for row in phantom.phantom_split(part, count, size):
-            sha = hashlib.sha256(row["image"].tobytes()).hexdigest()
-            name = f"{part}/{CLASS_NAMES[row['label']]}/{row['file_name']}"
-            rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
-    return rows
+            name = f"{part}/{CLASS_NAMES[row['label']]}/{Path(row['file_name']).stem}.png"
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            row["image"].save(beside / name)
+    if not folder.exists():  # another process may have been faster
+        beside.rename(folder)
+    return folder
