@@ -1,7 +1,8 @@
 """The experiment: arms x seeds, a classifier on real images against real + synthetic ones.
 
 An arm is a way to make the training set; a unit is one arm with one seed. The same seed means the
-same initial weights in every arm. Units are written one by one, so a comparison can be
+same initial weights in every arm; the order of the images differs where the sets differ in size.
+Units are written one by one, so a comparison can be
 interrupted. Every reading of the test split goes through ``run_unit`` and into the ledger.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from chestx import results, synthesis
+from chestx.config import option
 from chestx.data import Radiographs, RadiographTensors, missing_normal, to_tensors
 from chestx.metrics.classification import classification_metrics, mean_interval
 from chestx.models.classifier import ChestCNN, classifier_loss
@@ -48,6 +50,16 @@ class ClassifierSettings:
     num_epochs_ddpm: int = 3  # deck: what the slide says of the DDPM arm
     batch_size: int = 32
     learning_rate: float = 1e-3
+    mixed_precision: str = "no"
+    save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
+
+    @classmethod
+    def of(cls, config: Any) -> "ClassifierSettings":
+        """From the flags of 08 and 09."""
+        names = {"image_size": "generator_image_size"}
+        values = {names.get(key, key): value for key, value in vars(config).items()}
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
 
     def training_config(self, arm: str, seed: int) -> TrainingConfig:
         """Adam with a constant learning rate, for the length that protocol and arm give."""
@@ -58,6 +70,8 @@ class ClassifierSettings:
             max_steps=0 if deck else self.num_steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            mixed_precision=self.mixed_precision,
+            save_every_seconds=self.save_every_seconds,
             seed=seed,
         )
 
@@ -69,21 +83,37 @@ def real_tensors(radiographs: Radiographs, split: str, settings: ClassifierSetti
 
 
 def synthetic_set(
-    arm: str, radiographs: Radiographs, settings: ClassifierSettings, folder: Path
+    arm: str, radiographs: Radiographs, settings: ClassifierSettings, output_dir: Path
 ) -> tuple[RadiographTensors | None, dict[str, Any]]:
     """(the synthetic images that balance the arm's training set, what identifies them).
 
     The number of images is what balances the classes, computed from the training split. The
-    manifest's images pass through the same sizes as real ones. None for the original arm.
+    manifest's images pass through the same sizes as real ones. None for the original arm. Raises
+    ValueError if step 06 made the set for other data, sizes or weights.
     """
     if arm not in ARMS:
         raise ValueError(f"arm={arm!r} is unknown; choose from {ARMS}")
     if arm == "original":
         return None, {}
+    made = results.load_result(
+        Path(output_dir) / "synthesis" / settings.protocol, "06_generate_synthetic.py"
+    )
     count = missing_normal(radiographs["train"]["label"])
-    records = synthesis.read_manifest(folder / arm)
-    hashes = [record["sha256"] for record in records[:count]]
-    tensors = synthesis.load_synthetic(folder / arm, count, settings.generator_image_size)
+    folder = Path(output_dir) / "synthetic" / arm
+    records = synthesis.read_manifest(folder)[:count]
+    facts = {
+        "data": (made["data"]["fingerprint"], radiographs.describe()["fingerprint"]),
+        "image_size": (made["config"]["image_size"], settings.generator_image_size),
+        "resize": (made["config"]["resize"], settings.resize),
+        "weights": (made["inputs"].get(arm), records[0]["checkpoint"] if records else None),
+    }
+    if differ := [f"{name}: {a} there, {b} here" for name, (a, b) in facts.items() if a != b]:
+        raise ValueError(
+            f"{folder} was not made for this comparison ({'; '.join(differ)}); run "
+            f"`python examples/06_generate_synthetic.py` with the same flags first"
+        )
+    hashes = [record["sha256"] for record in records]
+    tensors = synthesis.load_synthetic(folder, count, settings.generator_image_size)
     identity = {"synthetic": results.fingerprint(hashes), "num_synthetic": count}
     return tensors.resized(settings.classifier_image_size), identity
 
@@ -129,6 +159,7 @@ def run_unit(
     history = train(
         model, classifier_loss, train_data, settings.training_config(arm, seed), folder,
         validation_data=validation_data, resume=resume, description=f"{arm}, seed {seed}",
+        identity=results.identity(settings, data, inputs),
     )  # fmt: skip
     model.save_pretrained(folder / "model", safe_serialization=True)
 
@@ -180,6 +211,8 @@ def summarize(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def verdict(row: dict[str, Any], metric: str = "auroc") -> str:
     """ "better", "worse" or "inconclusive" than original, from the interval of ``summarize``."""
     interval = row["difference"][metric]
+    if interval["n"] < 2:
+        return "inconclusive"
     if interval["low"] > 0:
         return "better"
     return "worse" if interval["high"] < 0 else "inconclusive"

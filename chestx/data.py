@@ -214,13 +214,17 @@ def load_radiographs(
 
 def load(config: CommonConfig) -> Radiographs:
     """``load_radiographs`` with the settings of a script."""
-    return load_radiographs(
+    radiographs = load_radiographs(
         config.data,
         config.protocol,
         limit=config.limit,
         skip_bad_files=config.skip_bad_files,
         num_phantoms=config.num_phantoms,
+        phantom_size=max(64, config.image_size),
     )
+    for name, why in radiographs.skipped_files.items():
+        print(f"left out: {name}: {why}")
+    return radiographs
 
 
 # ------------------------------------------------------------------------------------- tensors

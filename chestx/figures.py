@@ -40,6 +40,13 @@ def data_line(data: dict[str, Any]) -> str:
     return f"{data['kind']} data{source}, {data['protocol']} protocol"
 
 
+def plus_minus(interval: dict[str, float | None]) -> str:
+    """Mean ± standard deviation of ``mean_interval``, the mean alone if there is one value."""
+    if interval["sd"] is None:
+        return f"{interval['mean']:.4f}"
+    return f"{interval['mean']:.4f} ± {interval['sd']:.4f}"
+
+
 def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
     """Write ``output_dir/figures/name.png`` and return what the report needs to show it."""
     path = Path(output_dir) / "figures" / f"{name}.png"
@@ -110,9 +117,10 @@ def image_rows(
     return figure
 
 
-def sample_epochs(folder: Path, data: dict[str, Any], title: str) -> Figure:
-    """The sample grids that training wrote, one row per epoch."""
-    paths = sorted((folder / "samples").glob("epoch_*.png"))
+def sample_epochs(folder: Path, epochs: Sequence[int], data: dict[str, Any], title: str) -> Figure:
+    """The sample grids that training wrote after ``epochs``, one row each."""
+    paths = [folder / "samples" / f"epoch_{epoch:04d}.png" for epoch in sorted(set(epochs))]
+    paths = [path for path in paths if path.exists()]
     figure = _start(9, 1.25 * len(paths) + 0.7, data, title)
     for axes, path in zip(figure.subplots(len(paths), squeeze=False)[:, 0], paths):
         with Image.open(path) as picture:
@@ -170,7 +178,7 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
 
 def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
     """One confusion matrix per arm, averaged over its seeds."""
-    figure = _start(2.5 * len(rows), 3.1, data, "Confusion on the test set, mean over seeds")
+    figure = _start(2.5 * len(rows), 3.6, data, "Confusion on the test set, mean over seeds\n")
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows):
         matrix = np.asarray(row["confusion"])
         axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
@@ -182,7 +190,7 @@ def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figu
         axes.set_xticks([0, 1], CLASS_NAMES, fontsize=7)
         axes.set_yticks([0, 1], CLASS_NAMES if row is rows[0] else ["", ""], fontsize=7)
         axes.set_title(TITLES[row["arm"]], fontsize=9)
-        axes.set_xlabel("predicted", fontsize=8)
+        axes.set_xlabel("predicted\n", fontsize=8)
     figure.axes[0].set_ylabel("true", fontsize=8)
     return figure
 

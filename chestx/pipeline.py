@@ -34,7 +34,12 @@ class RadiographPipeline(DiffusionPipeline):
         output_type: str = "pt",
         on_step: Step | None = None,
     ):
-        """Sample ``num_images`` radiographs.
+        """Sample ``num_images`` radiographs, starting from x_T ~ N(0, I).
+
+        With ``DDPMScheduler`` and noise prediction each step is Ho et al. 2020, algorithm 2:
+        x_{t-1} = (x_t - beta_t eps_theta(x_t, t) / sqrt(1 - abar_t)) / sqrt(alpha_t) + sigma_t z
+        with alpha_t = 1 - beta_t, abar_t = product of alpha_1 to alpha_t and
+        sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t). (The slide has abar_t as a sum.)
 
         ``class_labels``: names or indices, one per image, for a UNet with classes.
         ``num_inference_steps``: default is as many as the UNet was trained with.

@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from chestx import results
 from chestx.augmentation import verdict
-from chestx.figures import TITLES
+from chestx.figures import TITLES, plus_minus
+from chestx.metrics.classification import prediction_interval
 
 # Folder of a stage's result -> heading, in the order of the page.
 SECTIONS = {
@@ -16,47 +17,64 @@ SECTIONS = {
     "cvae": "2. Conditional VAE",
     "enhanced_cvae": "3. Enhanced conditional VAE",
     "ddpm": "4. DDPM with the deck's noise schedule",
-    "ddpm_mended": "5. The same DDPM with the schedule mended",
+    "ddpm_mended": "5. The same network with schedule, target and sampler mended",
     "synthesis/fair": "6. Synthetic images, fair protocol",
     "synthesis/deck": "7. Synthetic images, deck protocol",
     "comparison/fair": "8. Does it help? Fair protocol",
     "comparison/deck": "9. Does it help? The deck's protocol",
 }
-SHOWN_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "f1_normal", "auroc")
+KEPT = {  # which weights each generator uses
+    "cvae": "Both classes; the generator uses the weights of the last epoch.",
+    "enhanced_cvae": "Both classes; the generator uses the weights of the best epoch.",
+    "ddpm": "NORMAL alone; the generator uses the averaged weights of the last epoch. The loss is "
+    "the error of epsilon: not comparable with the error of v in the next section.",
+    "ddpm_mended": "NORMAL alone; the generator uses the averaged weights of the last epoch. Betas "
+    "x 1000 / T, v-prediction. The loss is the error of v: not comparable with that of epsilon.",
+}
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision P",
+    "recall": "recall P",
+    "f1": "F1 P",
+    "precision_normal": "precision N",
+    "specificity": "recall N",
+    "f1_normal": "F1 N",
+    "auroc": "AUROC",
+}
 PROTOCOLS = {
     "fair": "Train and val folders merged and split by patient; every arm makes the same number "
-    "of optimizer steps; threshold 0.5; the official test folder is read once per arm and seed.",
-    "deck": "The official folders as they are; five epochs per arm, three for the DDPMs; threshold "
-    "0.5. The generators are those of the other sections.",
+    "of optimizer steps, so the augmented arms see each real image less often; threshold 0.5. "
+    "Nothing is chosen on the validation split here, nor on test.",
+    "deck": "Classifier: the official folders as they are, {num_epochs} epochs per arm, "
+    "{num_epochs_ddpm} for both DDPMs (the mended one is not in the deck); threshold 0.5. "
+    "Generators: those of the other sections. The synthetic images begin with those of the fair "
+    "protocol, and the test set is the same: the two comparisons are not independent.",
 }
-
-
-def _plus_minus(interval: dict[str, float]) -> str:
-    if interval["n"] < 2:
-        return f"{interval['mean']:.4f}"
-    return f"{interval['mean']:.4f} ± {interval['sd']:.4f}"
+CONTROL = (
+    "Compared with the imbalanced original. No arm here balances with duplicates or class weights, "
+    "so a difference cannot be ascribed to the synthetic images themselves."
+)
 
 
 def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    counts, overlap = result["data"]["counts"], result["overlap"]
     rows = [
-        [split, *counts.values(), *result["patients"][split].values()]
-        for split, counts in result["data"]["counts"].items()
+        [split, *count.values(), *result["patients"][split].values()]
+        for split, count in counts.items()
     ]
-    header = [
-        "split",
-        *(f"{c} {what}" for what in ("images", "patients") for c in counts_of(result)),
-    ]
+    classes = list(counts["train"])
+    header = ["split", *(f"{c} {what}" for what in ("images", "patients") for c in classes)]
     text = [
         f"NORMAL images missing for a balance: {name} protocol {count:,}."
         for name, count in result["missing_normal"].items()
     ]
-    caption = "Images and patients per split; no patient and no duplicate is in two of them."
-    return text, [{"caption": caption, "header": header, "rows": rows}]
-
-
-def counts_of(result: dict[str, Any]) -> list[str]:
-    """Class names in the order of the counts."""
-    return list(next(iter(result["data"]["counts"].values())))
+    text.append(
+        f"{overlap['patients']} patients and {overlap['files']} identical files lie in two splits. "
+        "A NORMAL patient is known by a number in the file name alone, which is a proxy. The "
+        "reference split is kept for measuring generators."
+    )
+    return text, [{"caption": "Images and patients per split.", "header": header, "rows": rows}]
 
 
 def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
@@ -64,12 +82,15 @@ def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     best = min(history, key=lambda row: row["validation"]["loss"])
     names = list(best["validation"])
     rows = [
-        [row["epoch"], row["step"], *(f"{row['validation'][name]:.4g}" for name in names)]
-        for row in {row["epoch"]: row for row in (history[0], best, history[-1])}.values()
+        [title, row["epoch"], row["step"], *(f"{row['validation'][name]:.4g}" for name in names)]
+        for title, row in (("first", history[0]), ("best", best), ("last", history[-1]))
     ]
-    text = [f"{result['parameters']:,} parameters, {len(history)} epochs."]
-    caption = "Validation after the first, the best and the last epoch."
-    return text, [{"caption": caption, "header": ["epoch", "steps", *names], "rows": rows}]
+    text = [
+        f"{result['parameters']:,} parameters, {result['num_images']:,} training images, "
+        f"{len(history)} epochs. {KEPT[result['name']]}"
+    ]
+    header = ["", "epoch", "steps", *names]
+    return text, [{"caption": "On the validation split.", "header": header, "rows": rows}]
 
 
 def _synthesis_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
@@ -90,63 +111,68 @@ def _synthesis_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
 
 
 def _comparison_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
-    arms, protocol = result["arms"], result["data"]["protocol"]
+    arms = result["arms"]
     rows = [
         [TITLES[row["arm"]], row["num_synthetic"], row["steps"]]
-        + [_plus_minus(row["test"][name]) for name in SHOWN_METRICS]
+        + [plus_minus(row["validation_accuracy"])]
+        + [plus_minus(row["test"][name]) for name in METRICS]
         for row in arms
     ]
-    count = len(arms[0]["seeds"])
-    header = ["arm", "synthetic", "steps", *SHOWN_METRICS]
-    tables = [{"caption": f"Test, mean ± sd over {count} seeds.", "header": header, "rows": rows}]
+    caption = (
+        f"Mean ± sd over {len(arms[0]['seeds'])} seeds; on the test folder but for the first "
+        "column. P: PNEUMONIA, the positive class; N: NORMAL."
+    )
+    header = ["arm", "synthetic", "steps", "validation accuracy", *METRICS.values()]
+    tables = [{"caption": caption, "header": header, "rows": rows}]
     differences = [
-        [TITLES[row["arm"]]]
-        + [
-            "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row["difference"][metric])
-            + f" {verdict(row, metric)}"
-            for metric in ("accuracy", "auroc")
-        ]
+        [TITLES[row["arm"]], *(_difference(row, metric) for metric in ("accuracy", "auroc"))]
         for row in arms
         if "difference" in row
     ]
-    caption = "Arm minus original with the same seed: mean and 95 % interval over training seeds."
-    header = ["arm", "accuracy", "AUROC"]
-    tables.append({"caption": caption, "header": header, "rows": differences})
+    if differences:
+        caption = (
+            "Arm minus original with the same initial weights (the order of the images differs): "
+            "mean and 95 % interval over training seeds, uncorrected for the number of arms."
+        )
+        header = ["arm", "accuracy", "AUROC"]
+        tables.append({"caption": caption, "header": header, "rows": differences})
     seeds = [
-        [
-            TITLES[row["arm"]],
-            seed["seed"],
-            *(f"{seed[name]:.4f}" for name in SHOWN_METRICS),
-            str(seed["confusion"]),
-        ]
+        [TITLES[row["arm"]], seed["seed"]]
+        + [f"{seed[name]:.4f}" for name in METRICS]
+        + [str(seed["confusion"])]
         for row in arms
         for seed in row["seeds"]
     ]
-    header = ["arm", "seed", *SHOWN_METRICS, "[[TN, FP], [FN, TP]]"]
-    tables.append({"caption": "Every seed.", "header": header, "rows": seeds})
+    header = ["arm", "seed", *METRICS.values(), "[[TN, FP], [FN, TP]]"]
+    tables.append({"caption": "Every seed, test folder.", "header": header, "rows": seeds})
     if result["deck"]:
-        tables.append(_deck_table(result, arms))
-    return [PROTOCOLS[protocol]], tables
+        tables.append(_deck_table(result))
+    return [PROTOCOLS[result["data"]["protocol"]].format(**result["config"])], tables
 
 
-def _deck_table(result: dict[str, Any], arms: list[dict[str, Any]]) -> dict[str, Any]:
-    ours = {row["arm"]: row for row in arms}
-    rows = []
+def _difference(row: dict[str, Any], metric: str) -> str:
+    interval = row["difference"][metric]
+    if interval["n"] < 2:
+        return f"{interval['mean']:+.4f}, one seed: no interval"
+    numbers = "{mean:+.4f} [{low:+.4f}, {high:+.4f}] ".format(**interval)
+    return numbers + verdict(row, metric)
+
+
+def _deck_table(result: dict[str, Any]) -> dict[str, Any]:
+    ours, rows = {row["arm"]: row["test"] for row in result["arms"]}, []
     for slide in result["deck"]:
-        if slide["arm"] not in ours:
-            continue
-        values = [seed["accuracy"] for seed in ours[slide["arm"]]["seeds"]]
-        inside = "inside" if min(values) <= slide["accuracy"] <= max(values) else "outside"
-        rows.append(
-            [
-                slide["slide"],
-                f"{slide['accuracy']:.4f}",
-                f"{min(values):.4f} to {max(values):.4f}",
-                inside,
-            ]
-        )
-    caption = "The deck's single runs beside the range of our seeds, accuracy on the test folder."
-    header = ["slide", "deck", "our seeds", "the deck's number is"]
+        for metric, title in METRICS.items():
+            if metric not in slide or ours.get(slide["arm"], {}).get(metric, {"n": 0})["n"] < 2:
+                continue
+            low, high = prediction_interval(ours[slide["arm"]][metric])
+            inside = "inside" if low <= slide[metric] <= high else "outside"
+            mine, scope = plus_minus(ours[slide["arm"]][metric]), f"{low:.4f} to {high:.4f}"
+            rows.append([slide["slide"], title, f"{slide[metric]:.4f}", mine, scope, inside])
+    caption = (
+        "The deck's single runs beside ours. Its optimizer, learning rate, batch size and number "
+        "of synthetic images beyond balanced are unknown."
+    )
+    header = ["slide", "", "deck", "ours", "95 % range for one more run of ours", "the deck's is"]
     return {"caption": caption, "header": header, "rows": rows}
 
 
@@ -158,39 +184,47 @@ MAKERS = {
 
 
 def _verdicts(comparison: dict[str, Any]) -> list[str]:
+    """One sentence per comparison, computed from its intervals."""
     rows = [row for row in comparison["arms"] if "difference" in row]
-    says: dict[str, list[str]] = {}
-    for row in rows:
-        says.setdefault(verdict(row), []).append(TITLES[row["arm"]])
-    parts = [f"{word} for {', '.join(arms)}" for word, arms in says.items()]
-    count, protocol = len(comparison["arms"][0]["seeds"]), comparison["data"]["protocol"]
-    return (
-        [
-            f"{protocol} protocol, {comparison['data']['kind']} data, {count} seeds: AUROC with "
-            f"synthetic images against without is {'; '.join(parts)}. The intervals cover training "
-            f"seeds alone, given one trained generator per arm and this test set."
-        ]
-        if rows
-        else []
-    )
+    if not rows:
+        return []
+    count, data = len(rows[0]["seeds"]), comparison["data"]
+    sentence = f"{data['protocol']} protocol, {data['kind']} data, {count} seeds. "
+    for metric in ("auroc", "accuracy"):
+        says: dict[str, list[str]] = {}
+        for row in rows:
+            says.setdefault(verdict(row, metric), []).append(TITLES[row["arm"]])
+        parts = "; ".join(f"{word} for {', '.join(arms)}" for word, arms in says.items())
+        sentence += f"{METRICS[metric]} with synthetic images against without: {parts}. "
+    steps = [row["steps"] for row in comparison["arms"]]
+    if len(set(steps)) > 1:
+        sentence += f"The arms differ in optimizer steps ({min(steps)} to {max(steps)}). "
+    return [
+        f"{sentence}The intervals cover training seeds alone, given one trained generator per arm "
+        f"and this test set, and are not corrected for {len(rows)} arms. {CONTROL}"
+    ]
 
 
-def build_report(output_dir: Path, preset: str) -> Path:
+def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     """Write ``output_dir/report.html`` from the results there, and return its path.
 
-    Raises FileNotFoundError if there is no result at all.
+    With protocol ``"deck"`` what an earlier fair run left there is not shown. Raises
+    FileNotFoundError if there is no result at all.
     """
     output_dir = Path(output_dir)
     found = {
         folder: results.read_json(output_dir / folder / "result.json")
         for folder in SECTIONS
-        if (output_dir / folder / "result.json").exists()
+        if not (protocol == "deck" and folder.endswith("/fair"))
+        and (output_dir / folder / "result.json").exists()
     }
     if not found:
         raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
     sections, verdicts = [], []
     for folder, result in found.items():
-        text, tables = MAKERS.get(folder.split("/")[0], _training_section)(result)
+        text, tables = MAKERS.get(folder.split("/")[0], _training_section)(
+            result | {"name": folder}
+        )
         pictures = [
             picture
             | {
@@ -206,6 +240,7 @@ def build_report(output_dir: Path, preset: str) -> Path:
         )
         if folder.startswith("comparison"):
             verdicts += _verdicts(result)
+    ledger = results.read_ledger(output_dir / "ledger.jsonl")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     last = next(reversed(found.values()))
     page = environment.get_template("report.html").render(
@@ -216,7 +251,8 @@ def build_report(output_dir: Path, preset: str) -> Path:
         finished_at=last["finished_at"],
         verdicts=verdicts,
         sections=sections,
-        ledger=results.read_ledger(output_dir / "ledger.jsonl"),
+        readings=len(ledger),
+        distinct=len({(row["config"], row["data"]) for row in ledger}),
         versions=last["versions"],
     )
     path = output_dir / "report.html"

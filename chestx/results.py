@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "diffusers", "datasets", "accelerate", "scikit-learn")
+PACKAGES += ("pytorch-msssim", "numpy", "scipy", "pillow")
 
 
 def versions() -> dict[str, str]:
@@ -25,12 +26,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "chestx": __version__, **packages}
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+def write_text(path: Path, content: str) -> None:
+    """Write text so that a reader sees the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    beside.write_text(content, encoding="utf-8")
     beside.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``write_text`` of JSON; NaN and infinity, which JSON lacks, raise ValueError."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -64,11 +70,18 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def save_result(folder: Path, config: Any, data: dict, inputs: dict, seconds: float, **values: Any):
+def identity(config: Any, data: dict[str, Any], inputs: dict[str, Any]) -> str:
+    """Fingerprint of all that decides a result: configuration, data, what else went in."""
+    return fingerprint(settings(config), data["fingerprint"], inputs)
+
+
+def save_result(
+    folder: Path, config: Any, data: dict, inputs: dict, seconds: float, **values: Any
+) -> dict[str, Any]:
     """Write ``folder/result.json``: values beside configuration, data, versions and run time."""
     result = {
         **values,
-        "fingerprint": fingerprint(settings(config), data["fingerprint"], inputs),
+        "fingerprint": identity(config, data, inputs),
         "config": settings(config),
         "data": data,
         "inputs": inputs,
@@ -94,7 +107,7 @@ def finished(folder: Path, config: Any, data: dict, inputs: dict) -> dict[str, A
     if not path.exists():
         return None
     result = read_json(path)
-    same = result["fingerprint"] == fingerprint(settings(config), data["fingerprint"], inputs)
+    same = result.get("fingerprint") == identity(config, data, inputs)
     if same:
         print(f"{folder} is done already (same configuration, data and inputs): skipped")
     return result if same else None

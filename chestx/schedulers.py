@@ -14,7 +14,7 @@ from diffusers import (
 # keep few-step solvers stable: near T they divide the network's error by sqrt(abar_T).
 THRESHOLDING = {"thresholding": True, "sample_max_value": 1.0}
 SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, {}),
+    "ddpm": (DDPMScheduler, {"timestep_spacing": "trailing"}),
     "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"use_exponential_sigmas": True, **THRESHOLDING}),
     "sde-dpmsolver++": (

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from chestx import images, phantom, results
+from chestx.phantom import CLASS_NAMES
 
-CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 NORMAL, PNEUMONIA = range(2)
 FOLDERS = ("train", "val", "test")
 NOT_IMAGES = (".ds_store", "thumbs.db", "desktop.ini")  # left in folders by operating systems
@@ -28,10 +28,10 @@ def cache_dir() -> Path:
 
 
 def find_kaggle_root(folder: Path) -> Path:
-    """The folder that holds ``train`` and ``test``: ``folder`` or ``folder/chest_xray``, as
+    """The folder that holds train, val and test: ``folder`` or ``folder/chest_xray``, as
     Kaggle's archive doubles it."""
     for root in (folder, folder / "chest_xray", folder / "chest_xray" / "chest_xray"):
-        if (root / "train").is_dir() and (root / "test").is_dir():
+        if all((root / part).is_dir() for part in FOLDERS):
             return root
     raise FileNotFoundError(
         f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
@@ -42,14 +42,16 @@ def find_kaggle_root(folder: Path) -> Path:
 def list_files(root: Path) -> list[tuple[str, str, Path]]:
     """(folder, class name, path) of every image; empty, missing or unknown classes raise."""
     files = []
-    for folder in (f for f in FOLDERS if (root / f).is_dir()):
+    for folder in FOLDERS:
         classes = {p.name for p in (root / folder).iterdir() if p.is_dir()} - {"__MACOSX"}
         if unknown := sorted(classes - set(CLASS_NAMES)):
             raise ValueError(f"{root / folder}: unknown classes {unknown}; known: {CLASS_NAMES}")
         for name in CLASS_NAMES:
             found = sorted((root / folder / name).glob("*"))
-            found = [p for p in found if p.name.lower() not in NOT_IMAGES and p.is_file()]
+            found = [p for p in found if p.name.lower() not in NOT_IMAGES]
             found = [p for p in found if not p.name.startswith("._")]
+            if inside := [p.name for p in found if p.is_dir()]:
+                raise ValueError(f"{root / folder / name} holds folders {inside}; images only")
             if not found:
                 raise ValueError(f"{root / folder / name} holds no images; each class needs some")
             files += [(folder, name, path) for path in found]
@@ -76,7 +78,7 @@ def inspect_file(path: Path) -> tuple[str, str]:
 
 def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
     """``inspect_file`` of all paths, remembered on disk as long as no file changes."""
-    stats = [path.stat() for path in paths]
+    stats = [path.stat() if path.exists() else path.lstat() for path in paths]  # broken links
     stamp = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
     cached = cache_dir() / f"files-{results.fingerprint(CACHE_VERSION, stamp)}.json"
     if cached.exists():

@@ -71,7 +71,8 @@ def load_generator(
     if name in VAES:
         model = VAES[name].from_pretrained(folder / "model").to(device).eval()
         weights = folder / "model" / "diffusion_pytorch_model.safetensors"
-        size, settings, sample = model.config.image_size, {}, model.sample
+        settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
+        size, sample = model.config.image_size, model.sample
     else:
         pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
         sample, settings = pipeline_sampler(pipeline, sampler or "ddpm", num_inference_steps)
@@ -85,7 +86,13 @@ def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_s
     pipeline.scheduler = swap_scheduler(pipeline.scheduler, sampler)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
-    steps = num_inference_steps or pipeline.scheduler.config.num_train_timesteps
+    trained_steps = pipeline.scheduler.config.num_train_timesteps
+    steps = num_inference_steps or trained_steps
+    if sampler in ("ddpm", "ddim") and trained_steps % steps:
+        raise ValueError(  # they step by T // n whatever the distance of the timesteps
+            f"num_inference_steps={steps} does not divide {trained_steps}, as {sampler} needs; "
+            f"take a divisor, or the sampler dpmsolver++"
+        )
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         labels = class_labels if takes_class_labels(pipeline.unet) else None
@@ -97,7 +104,7 @@ def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_s
 def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
     """Raise ValueError if the generator saw an image on which something is judged.
 
-    The deck's val folder is exempt: that protocol reads it for no choice.
+    The deck's val folder is exempt: no arm is judged or chosen by it.
     """
     judged = {"test"} if radiographs.protocol == "deck" else {"test", "validation", "reference"}
     for name in judged & set(radiographs):
@@ -158,7 +165,10 @@ def synthesize(
     ValueError if it was made with other settings.
     """
     if num_images < 1:
-        raise ValueError(f"num_images={num_images}; there is nothing to synthesize")
+        raise ValueError(
+            f"num_images={num_images}: NORMAL is not the smaller class, so nothing is missing; "
+            f"compare the original arm alone (--arms original)"
+        )
     common, records = _common_fields(generator, label, seed), read_manifest(folder)
     if not same_settings(generator, folder, seed, label):
         differ = [key for key in common if records[0].get(key) != common[key]]
@@ -170,7 +180,8 @@ def synthesize(
     (folder / "train" / CLASS_NAMES[label]).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
     whole_lines = "".join(json.dumps(record) + "\n" for record in records)
-    manifest.write_text(whole_lines, encoding="utf-8")  # without a line that was cut off
+    if not manifest.exists() or manifest.read_text(encoding="utf-8") != whole_lines:
+        results.write_text(manifest, whole_lines)  # without a line that was cut off
 
     missing = range(len(records), num_images)
     bar = tqdm(total=num_images, initial=len(records), desc=generator.name, disable=None)
@@ -209,6 +220,11 @@ def load_synthetic(folder: Path, num_images: int, image_size: int) -> Radiograph
         if not path.exists() or results.file_hash(path) != record["sha256"]:
             raise ValueError(f"{path} is missing or altered; delete {folder} and run 06 again")
         with Image.open(path) as picture:
+            if picture.size != (image_size, image_size):  # resizing one class would be a cue
+                raise ValueError(
+                    f"{path} is {picture.width} px wide, but image_size={image_size}; give "
+                    f"--image-size {picture.width}, or delete {folder} and run 06 again"
+                )
             decoded.append(images.decode(picture, image_size))
     labels = [CLASS_NAMES.index(record["label"]) for record in records[:num_images]]
     return RadiographTensors(torch.stack(decoded), torch.tensor(labels))

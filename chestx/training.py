@@ -27,7 +27,7 @@ from chestx.data import RadiographTensors
 LossFn = Callable[
     [torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]
 ]
-TRAINING, VALIDATION, SHUFFLE = range(3)  # streams of random numbers that never meet
+TRAINING, VALIDATION, SHUFFLE = range(3)  # streams of random numbers
 
 
 @dataclasses.dataclass
@@ -78,7 +78,9 @@ def check_config(config: TrainingConfig, train_data: Any, validation_data: Any) 
         raise ValueError(f"ema_decay={config.ema_decay} must lie in [0, 1); 0 turns it off")
     if len(train_data) == 0:
         raise ValueError("train_data is empty; give it at least one image")
-    if config.patience and not validation_data:
+    if validation_data is not None and len(validation_data) == 0:
+        raise ValueError("validation_data is empty; give it at least one image, or None")
+    if config.patience and validation_data is None:
         raise ValueError(f"patience={config.patience} needs validation_data; or take patience=0")
 
 
@@ -107,8 +109,8 @@ def average(totals: dict[str, float], count: int, accelerator: Accelerator) -> d
     return {name: value / max(count, 1) for name, value in zip(totals, values)}
 
 
-def resume_from(folder: Path, config: TrainingConfig) -> Path | None:
-    """The newest checkpoint, if there is one and its configuration is this one.
+def resume_from(folder: Path, config: TrainingConfig, identity: str) -> Path | None:
+    """The newest checkpoint, if there is one and its configuration and identity are these.
 
     An unfinished run of another configuration raises ValueError with the fields that differ; a
     finished one is replaced.
@@ -117,12 +119,13 @@ def resume_from(folder: Path, config: TrainingConfig) -> Path | None:
     if not checkpoints:
         return None
     progress = checkpoint.load_progress(checkpoints[-1])
-    mine, ignored = dataclasses.asdict(config), {"save_every_seconds"}
+    theirs = progress["config"] | {"model, loss and data": progress["identity"]}
+    mine = dataclasses.asdict(config) | {"model, loss and data": identity}
     mine["sample_epochs"] = list(config.sample_epochs)
     differ = [
-        f"{name}: {progress['config'].get(name)} there, {value} now"
+        f"{name}: {theirs.get(name)} there, {value} now"
         for name, value in mine.items()
-        if name not in ignored and progress["config"].get(name) != value
+        if name != "save_every_seconds" and theirs.get(name) != value
     ]
     if not differ:
         return checkpoints[-1]
@@ -145,6 +148,7 @@ def train(
     validation_data: RadiographTensors | None = None,
     on_sample: Callable[[torch.nn.Module, int], None] | None = None,
     resume: bool = False,
+    identity: str = "",
     description: str = "train",
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return its history, one dict per epoch.
@@ -152,7 +156,9 @@ def train(
     Writes ``output_dir/history.json`` and ``output_dir/checkpoints``. The model ends on the CPU or
     device it was trained on, in eval mode, with its averaged weights (``ema_decay``) and, with
     ``patience``, those of the best validation loss. ``on_sample(model, epoch)`` is called on the
-    main process after each of ``config.sample_epochs`` with the averaged weights.
+    main process after each of ``config.sample_epochs`` with the averaged weights. ``identity``
+    stands for what ``config`` does not know (model, loss, data): with ``resume`` a checkpoint of
+    another identity is no more continued than one of another configuration.
 
     Raises FloatingPointError, naming the step, when the loss is NaN or infinite.
     """
@@ -196,7 +202,7 @@ def train(
     now = {"epoch": 0, "step": 0, "batch": 0, "totals": {}, "count": 0, "seconds": 0.0}
     now |= {"best": math.inf, "worse": 0, "finished": False, "history": []}
     best: dict[str, torch.Tensor] = {}
-    path = resume_from(folder, config) if resume else None
+    path = resume_from(folder, config, identity) if resume else None
     if path:
         weights, state, now = checkpoint.load_checkpoint(path)
         raw_model.load_state_dict(weights["model"])
@@ -209,8 +215,10 @@ def train(
             ema.to(accelerator.device)
         best = weights.get("best", {})
         accelerator.print(f"{description}: resumed at step {now['step']} from {path}")
-    elif main:
-        shutil.rmtree(folder, ignore_errors=True)
+    elif main:  # nothing of an earlier run may be taken for this one's
+        for leftover in (folder, Path(output_dir) / "samples"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (Path(output_dir) / "result.json").unlink(missing_ok=True)
 
     def save() -> None:
         if not main:
@@ -219,14 +227,14 @@ def train(
         state = {"optimizer": optimizer.state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
         state |= {"ema": ema.state_dict()} if ema else {}
         state |= {"scaler": accelerator.scaler.state_dict()} if accelerator.scaler else {}
-        progress = now | {"config": dataclasses.asdict(config)}
+        progress = now | {"config": dataclasses.asdict(config), "identity": identity}
         checkpoint.save_checkpoint(folder, now["step"], weights, state, progress)
 
     started, saved = time.monotonic() - now["seconds"], time.monotonic()
     while not now["finished"]:
         shuffle.epoch = now["epoch"]
         batches = accelerator.skip_first_batches(loader, now["batch"]) if now["batch"] else loader
-        epoch_started, already = time.monotonic(), now["count"]
+        epoch_started, already, speed = time.monotonic(), now["count"], 0.0
         title = f"{description}, epoch {now['epoch'] + 1}"
         bar = tqdm(batches, title, disable=not main or None, leave=False)
         for batch in bar:
@@ -273,6 +281,11 @@ def train(
         if validation_loader is not None:
             scores = validate(model, loss_fn, validation_loader, config.seed, accelerator)
             row["validation"], better = scores, scores["loss"] < now["best"]
+            if not math.isfinite(scores["loss"]):
+                raise FloatingPointError(
+                    f"{description}: the validation loss is {scores['loss']} after step "
+                    f"{now['step']}; try a smaller learning_rate than {config.learning_rate}"
+                )
             now["worse"] = 0 if better else now["worse"] + 1
             now["best"] = min(now["best"], scores["loss"])
             if better and config.patience:

@@ -9,10 +9,11 @@ few seconds. On the real images: 3,875 PNEUMONIA against 1,341 NORMAL in the tra
 """
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
-from chestx import data, figures, results, sources
+from chestx import data, figures, images, results, sources
 from chestx.config import CommonConfig, parse
 
 
@@ -40,6 +41,13 @@ def main(config: Config) -> dict:
         }
         for split, rows in radiographs.items()
     }
+    overlap = {
+        name: sum(
+            len(set(radiographs[a][column]) & set(radiographs[b][column]))
+            for a, b in itertools.combinations(radiographs, 2)
+        )
+        for name, column in (("patients", "patient"), ("files", "sha256"))
+    }
     missing = {
         "deck": data.missing_normal(official["train"]["label"]),
         config.protocol: data.missing_normal(radiographs["train"]["label"]),
@@ -50,13 +58,13 @@ def main(config: Config) -> dict:
     proportions = figures.class_proportions(counts, official.describe())
     tensors = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     rows = {
-        name: tensors.of_class(label)[list(range(8))]["images"]
+        name: images.to_float(tensors.of_class(label).images[:8])
         for label, name in enumerate(sources.CLASS_NAMES)
     }
     samples = figures.image_rows(rows, description, "Training images")
     pictures = [
         figures.save_figure(proportions, config.output_dir, "01_class_proportions",
-                            "The official folders: NORMAL is the smaller class in training."),
+                            "The official folders."),
         figures.save_figure(samples, config.output_dir, "01_samples",
                             f"The first images of each class at {config.image_size} px."),
     ]  # fmt: skip
@@ -66,7 +74,7 @@ def main(config: Config) -> dict:
     print(f"NORMAL images missing for a balance: {missing}")
     return results.save_result(
         folder, config, description, {}, time.monotonic() - started, official_counts=counts,
-        patients=patients, missing_normal=missing, figures=pictures,
+        patients=patients, overlap=overlap, missing_normal=missing, figures=pictures,
     )  # fmt: skip
 
 

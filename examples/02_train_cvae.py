@@ -63,24 +63,30 @@ def main(config: Config) -> dict:
     )  # fmt: skip
     history = train(
         model, cvae_loss, train_data, training, folder, validation_data=held_out,
-        on_sample=save_samples, resume=config.resume, description="cvae",
+        on_sample=save_samples, resume=config.resume,
+        identity=results.identity(config, description, {}), description="cvae",
     )  # fmt: skip
 
     # 4. Save the model, the numbers and the pictures.
     save_generator(folder, model, radiographs["train"])
-    grids = figures.sample_epochs(folder, description, "CVAE: NORMAL samples while training")
+    grids = figures.sample_epochs(
+        folder, training.sample_epochs, description, "CVAE: NORMAL samples while training"
+    )
     curves = figures.loss_curves({"cvae": history}, description, "Negative ELBO, nats per image")
     pictures = [
         figures.save_figure(grids, config.output_dir, "02_cvae_epochs",
-                            "The same eight z after epochs 1, 30 and 78."),
+                            "NORMAL samples from the same eight z."),
         figures.save_figure(curves, config.output_dir, "02_cvae_loss",
-                            "Reconstruction term + KL, summed over pixels and latents."),
+                            "Reconstruction + KL, summed over pixels and latents. ln p is a "
+                            "density of continuous greys and may exceed 0, so the loss may fall "
+                            "below 0. The first tenth may lie above the frame."),
     ]  # fmt: skip
     last = history[-1]["validation"]
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
     return results.save_result(
         folder, config, description, {}, history[-1]["seconds"], history=history,
-        parameters=sum(p.numel() for p in model.parameters()), figures=pictures,
+        parameters=sum(p.numel() for p in model.parameters()), num_images=len(train_data),
+        figures=pictures,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from chestx import data, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.schedulers import SAMPLERS
 from chestx.synthesis import pipeline_sampler, save_generator
 from chestx.training import TrainingConfig, train
 
@@ -40,7 +41,7 @@ class Config(CommonConfig):
     batch_size: int = option(16, "images per optimizer step", slides=32)
     learning_rate: float = option(1e-3, "peak, then cosine decay", slides=5e-4)
     ema_decay: float = option(0.995, "moving average of the weights", slides=0.999)
-    sampler: str = option("sde-dpmsolver++", "for the sample grids")
+    sampler: Literal[tuple(SAMPLERS)] = option("sde-dpmsolver++", "for the sample grids")
     num_inference_steps: int = option(20, "for the sample grids")
 
 
@@ -86,35 +87,38 @@ def main(config: Config) -> dict:
     )  # fmt: skip
     history = train(
         unet, DenoisingLoss(scheduler), train_data, training, folder, validation_data=held_out,
-        on_sample=save_samples, resume=config.resume, description=config.generator,
+        on_sample=save_samples, resume=config.resume,
+        identity=results.identity(config, description, {}), description=config.generator,
     )  # fmt: skip
 
     # 4. Save a diffusers pipeline; draw the way into noise and the way back.
     pipeline = RadiographPipeline(unet, scheduler)
     save_generator(folder, pipeline, radiographs["train"])
-    shown = train_data[[0, 1, 2]]
-    timesteps = [0, 25, 50, 75, 100, 125, 150, 175, 199]
+    shown = train_data[list(range(min(3, len(train_data))))]
+    timesteps = [0, 25, 50, 75, 100, 125, 150, 175, 199]  # 0 stands for the image itself
     strips = {
         "forward": forward_strip(scheduler, shown["images"], timesteps, config.seed),
         "reverse": reverse_strip(pipeline, shown["class_labels"], timesteps, config.seed),
     }
-    name, columns = figures.TITLES[config.generator], [f"t = {t}" for t in timesteps]
+    name, columns = figures.TITLES[config.generator], ["x_0", *(f"t = {t}" for t in timesteps[1:])]
     forward, reverse = (
         {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))}
         for strip in strips.values()
     )
-    left = scheduler.alphas_cumprod[-1] ** 0.5
+    left, T = scheduler.alphas_cumprod[-1] ** 0.5, scheduler.config.num_train_timesteps
     drawn = {
         "forward": (
             figures.image_rows(forward, description, f"{name}: forward, q(x_t | x_0)", columns),
             f"Into noise: at T {left:.1%} of the signal's amplitude is left.",
         ),
         "reverse": (
-            figures.image_rows(reverse, description, f"{name}: reverse, 200 steps", columns),
-            "From pure noise back to images, by ancestral sampling with all 200 steps.",
+            figures.image_rows(reverse, description, f"{name}: reverse", columns),
+            f"From noise back to images, by all {T} steps of ancestral sampling.",
         ),
         "epochs": (
-            figures.sample_epochs(folder, description, f"{name}: samples in training"),
+            figures.sample_epochs(
+                folder, training.sample_epochs, description, f"{name}: samples in training"
+            ),
             f"The same noise after the first, the middle and the last epoch; {config.sampler}, "
             f"{config.num_inference_steps} steps.",
         ),

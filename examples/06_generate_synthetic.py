@@ -13,20 +13,24 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from chestx import data, figures, images, results, sources, synthesis
 from chestx.config import CommonConfig, option, parse
+from chestx.schedulers import SAMPLERS
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
     generators: tuple[str, ...] = option(synthesis.GENERATORS, "which of the trained generators")
-    ddpm_sampler: str = option("sde-dpmsolver++", "scheduler of ddpm; the deck's is ddpm with 200 "
-                               "steps, which takes ten times as long", slides="ddpm")  # fmt: skip
+    ddpm_sampler: Literal[tuple(SAMPLERS)] = option(
+        "sde-dpmsolver++", "scheduler of ddpm; the deck's, ddpm with 200 steps, takes ten times "
+        "as long", slides="ddpm",
+    )  # fmt: skip
     ddpm_steps: int = option(20, "steps of ddpm", slides=200)
-    mended_sampler: str = option("dpmsolver++", "scheduler of ddpm_mended")
+    mended_sampler: Literal[tuple(SAMPLERS)] = option("dpmsolver++", "scheduler of ddpm_mended")
     mended_steps: int = option(15, "steps of ddpm_mended")
     batch_size: int = option(32, "images at a time; does not change them", False, slides=256)
     overwrite: bool = option(False, "replace a set that was made with other settings", False)
@@ -49,7 +53,14 @@ def main(config: Config) -> dict:
         for name in config.generators
     ]
     inputs = {generator.name: generator.checkpoint for generator in generators}
-    if config.resume and (done := results.finished(folder, config, description, inputs)):
+    folders = {g.name: Path(config.output_dir) / "synthetic" / g.name for g in generators}
+    complete = all(
+        synthesis.same_settings(g, folders[g.name], config.seed)
+        and len(synthesis.read_manifest(folders[g.name])) >= num_images
+        for g in generators
+    )
+    done = results.finished(folder, config, description, inputs) if complete else None
+    if config.resume and done:
         return done
     for generator in generators:
         synthesis.check_no_leak(generator, radiographs)
@@ -58,7 +69,7 @@ def main(config: Config) -> dict:
     sets, seconds = {}, {}
     for generator in generators:
         before = time.monotonic()
-        target = Path(config.output_dir) / "synthetic" / generator.name
+        target = folders[generator.name]
         if config.overwrite and not synthesis.same_settings(generator, target, config.seed):
             shutil.rmtree(target)
         already = len(synthesis.read_manifest(target))
@@ -74,7 +85,7 @@ def main(config: Config) -> dict:
 
     # 3. Look at them beside real ones. A real image of the training split starts each row.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    sets = {"real NORMAL": real.of_class(sources.NORMAL), **sets}
+    sets = {"real NORMAL (train)": real.of_class(sources.NORMAL), **sets}
     first = torch.arange(10)
     rows = {
         figures.TITLES.get(name, name): tensors[first[: len(tensors)]]["images"]
@@ -98,7 +109,8 @@ def main(config: Config) -> dict:
                             "The first images of each set, not chosen."),
         figures.save_figure(figures.brightness(greys, description), config.output_dir,
                             f"06_brightness_{config.protocol}",
-                            "A generator with too little spread makes images that are too alike."),
+                            "Ticks: minimum, median, maximum. A generator with too little spread "
+                            "makes images that are too alike."),
     ]  # fmt: skip
     return results.save_result(
         folder, config, description, inputs, time.monotonic() - started, num_images=num_images,

@@ -29,12 +29,9 @@ class Config(CommonConfig):
 def main(config: Config) -> dict:
     # 1. The training set of the arm.
     radiographs = data.load(config)
-    settings = augmentation.ClassifierSettings(
-        config.protocol, config.image_size, config.resize, num_steps=config.num_steps,
-        num_epochs=config.num_epochs, num_epochs_ddpm=config.num_epochs_ddpm,
-    )  # fmt: skip
+    settings = augmentation.ClassifierSettings.of(config)
     synthetic = augmentation.synthetic_set(
-        config.arm, radiographs, settings, Path(config.output_dir) / "synthetic"
+        config.arm, radiographs, settings, Path(config.output_dir)
     )
 
     # 2. Train, then read test once; the reading goes into the ledger.

@@ -33,14 +33,9 @@ def main(config: Config) -> dict:
     # 1. The training sets: real images, and what balances them.
     radiographs = data.load(config)
     description = radiographs.describe()
-    settings = augmentation.ClassifierSettings(
-        config.protocol, config.image_size, config.resize, num_steps=config.num_steps,
-        num_epochs=config.num_epochs, num_epochs_ddpm=config.num_epochs_ddpm,
-    )  # fmt: skip
+    settings = augmentation.ClassifierSettings.of(config)
     synthetic = {
-        arm: augmentation.synthetic_set(
-            arm, radiographs, settings, Path(config.output_dir) / "synthetic"
-        )
+        arm: augmentation.synthetic_set(arm, radiographs, settings, Path(config.output_dir))
         for arm in config.arms
     }
     inputs = {arm: identity for arm, (_, identity) in synthetic.items()}
@@ -58,20 +53,29 @@ def main(config: Config) -> dict:
 
     # 3. Mean, spread and paired differences.
     rows = augmentation.summarize(units)
-    deck = list(augmentation.DECK_RESULTS) if description["kind"] == "real" else []
-    scores = figures.arm_scores(rows, description, deck if config.protocol == "deck" else [])
+    comparable = config.protocol == "deck" and description["kind"] == "real"
+    deck = list(augmentation.DECK_RESULTS) if comparable else []
+    scores = figures.arm_scores(rows, description, deck)
     pictures = [
         figures.save_figure(scores, config.output_dir, f"09_scores_{config.protocol}",
-                            "Diamond and bar: mean and its 95 % interval over seeds."),
+                            "Diamond and bar: mean and its 95 % interval over seeds. Whether bars "
+                            "overlap decides nothing; the table of paired differences does."),
         figures.save_figure(figures.confusion_matrices(rows, description), config.output_dir,
-                            f"09_confusion_{config.protocol}", "Rows sum to the test images."),
+                            f"09_confusion_{config.protocol}",
+                            "Counts; a row sums to the test images of its class."),
     ]  # fmt: skip
+    first = {unit["arm"]: unit["history"] for unit in units if unit["seed"] == config.seed}
+    curves = figures.loss_curves(first, description, f"Classifier, seed {config.seed}")
+    pictures.append(
+        figures.save_figure(curves, config.output_dir, f"09_loss_{config.protocol}",
+                            "Cross-entropy; validation images are real in every arm.")
+    )  # fmt: skip
     print(f"{config.protocol} protocol, {description['kind']} data, {config.num_seeds} seeds:")
     for row in rows:
         accuracy, auroc = row["test"]["accuracy"], row["test"]["auroc"]
         print(
-            f"  {row['arm']:>14}: accuracy {accuracy['mean']:.4f} +/- {accuracy['sd']:.4f}, "
-            f"AUROC {auroc['mean']:.4f} +/- {auroc['sd']:.4f}"
+            f"  {row['arm']:>14}: accuracy {figures.plus_minus(accuracy)}, "
+            f"AUROC {figures.plus_minus(auroc)}"
             + (f", AUROC {augmentation.verdict(row)}" if "difference" in row else "")
         )
     return results.save_result(

@@ -53,7 +53,7 @@ def main(config: CommonConfig, **overrides: Any) -> Path:
         values = defaults(example.Config, config.preset)
         own = {key: value for key, value in overrides.items() if key in values}
         example.main(example.Config(**values | vars(config) | own | chosen))
-    report = build_report(config.output_dir, config.preset)
+    report = build_report(config.output_dir, config.preset, config.protocol)
     print(f"\n{report} is written, {(time.monotonic() - started) / 60:.1f} minutes in this run")
     return report
 

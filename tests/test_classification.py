@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from chestx.augmentation import DECK_RESULTS, ClassifierSettings, summarize, verdict
-from chestx.metrics.classification import classification_metrics, mean_interval
+from chestx.metrics.classification import (
+    classification_metrics,
+    mean_interval,
+    prediction_interval,
+)
 
 
 def test_metrics_of_the_decks_confusion_matrix():
@@ -40,7 +44,11 @@ def test_interval_is_students():
     assert interval["mean"] == 2
     assert interval["sd"] == 1
     assert interval["high"] == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
-    assert math.isnan(mean_interval([1.0])["low"])
+    assert mean_interval([1.0])["low"] is None
+    with pytest.raises(ValueError, match="n=1"):
+        prediction_interval(mean_interval([1.0]))
+    _, high = prediction_interval(interval)
+    assert high - 2 == pytest.approx(4.3027 * math.sqrt(4 / 3), abs=1e-4)
 
 
 def units(gain: float, noise: float) -> list[dict]:

@@ -298,11 +298,24 @@ def test_unknown_class_is_named_beside_the_known(folder: Path) -> None:
         load_radiographs(str(folder))
 
 
-def test_folder_without_val_loads(folder: Path) -> None:
-    """val is merged into train by the fair protocol, so it may be missing."""
-    shutil.rmtree(folder / "val")
-    radiographs = load_radiographs(str(folder))
-    assert set(radiographs) == FAIR and sum(map(len, radiographs.values())) == 200
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_folder_without_a_part_is_refused_at_once(folder: Path, part: str) -> None:
+    """Not after hours of training, when the deck's protocol first needs val."""
+    shutil.rmtree(folder / part)
+    with pytest.raises(FileNotFoundError, match=r"train/, val/ and test/"):
+        load_radiographs(str(folder))
+
+
+def test_nothing_is_dropped_silently(folder: Path) -> None:
+    """A broken link is listed like a broken file; a folder among the images is refused."""
+    link = folder / "train" / "NORMAL" / "IM-9000-0001.jpeg"
+    link.symlink_to(folder / "gone.jpeg")
+    with pytest.raises(ValueError, match=r"IM-9000-0001\.jpeg: FileNotFoundError"):
+        load_radiographs(str(folder))
+    link.unlink()
+    (folder / "train" / "NORMAL" / "more").mkdir()
+    with pytest.raises(ValueError, match="holds folders"):
+        load_radiographs(str(folder))
 
 
 # ----------------------------------------------------------------------------------- bad files

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from diffusers import DDPMPipeline
 
 from chestx import results
@@ -116,15 +117,70 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
     assert [len(row["seeds"]) for row in result["arms"]] == [2] * len(ARMS)
 
 
-def test_generators_never_saw_anything_but_train(whole):
-    from chestx.data import load_radiographs
+@pytest.mark.parametrize(
+    ("name", "normal_only"),
+    [("02_train_cvae", False), ("03_train_enhanced_cvae", False), ("04_train_ddpm", True)],
+)
+def test_generators_never_see_anything_but_train(name, normal_only, tmp_path, monkeypatch):
+    """What reaches ``train()`` are the pixels of the train split, those it is judged by are not."""
+    from chestx.data import load_radiographs, to_tensors
 
+    module, seen = load(name), {}
+
+    def spy(model, loss_fn, train_data, *args, **kwargs):
+        seen["train"], seen["validation"] = train_data, kwargs["validation_data"]
+        return module_train(model, loss_fn, train_data, *args, **kwargs)
+
+    module_train = module.train
+    monkeypatch.setattr(module, "train", spy)
+    module.main(config(module, tmp_path, num_epochs=1))
     radiographs = load_radiographs("phantom", limit=60, num_phantoms=160)
-    for name in ARMS[1:]:
-        seen = set(results.read_json(whole / name / "trained_on.json"))
-        assert seen == set(radiographs["train"]["sha256"])
-        for split in ("validation", "reference", "test"):
-            assert not seen & set(radiographs[split]["sha256"])
+    for split in ("train", "validation"):
+        expected = to_tensors(radiographs[split], 16)
+        expected = expected.of_class(0) if normal_only else expected
+        assert torch.equal(seen[split].images, expected.images)
+    folder = next(tmp_path.glob("*/trained_on.json")).parent
+    declared = set(results.read_json(folder / "trained_on.json"))
+    for split in ("validation", "reference", "test"):
+        assert not declared & set(radiographs[split]["sha256"])
+
+
+def test_sets_made_for_other_data_sizes_or_weights_are_refused(whole, tmp_path):
+    """A classifier never meets synthetic images that were made for another training split."""
+    module = load("09_compare_augmentation")
+    for changes, says in (
+        ({"num_phantoms": 170}, "data:"),
+        ({"image_size": 32}, "image_size: 16 there, 32 here"),
+        ({"resize": "letterbox"}, "resize: squash there, letterbox here"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            module.main(config(module, whole, **changes))
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    manifest = copy / "synthetic" / "cvae" / "train" / "metadata.jsonl"
+    manifest.write_text(manifest.read_text().replace('"checkpoint": "', '"checkpoint": "0'))
+    with pytest.raises(ValueError, match="weights:"):
+        module.main(config(module, copy))
+
+
+def test_06_makes_a_set_again_that_was_deleted(whole, tmp_path):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    shutil.rmtree(copy / "synthetic" / "ddpm")
+    module = load("06_generate_synthetic")
+    module.main(config(module, copy, resume=True))
+    made = sorted((copy / "synthetic" / "ddpm").rglob("*.png"))
+    assert made
+    for path in made:  # and they are the same images
+        assert path.read_bytes() == (whole / path.relative_to(copy)).read_bytes()
+
+
+def test_deck_protocol_and_letterbox_from_the_start(tmp_path):
+    common = defaults(CommonConfig) | COMMON | {"output_dir": str(tmp_path), "resume": True}
+    common |= {"protocol": "deck", "resize": "letterbox"}
+    load("run_all").main(CommonConfig(**common), **TINY | {"num_seeds": 1})
+    result = results.read_json(tmp_path / "comparison" / "deck" / "result.json")
+    assert result["arms"][0]["test"]["auroc"]["n"] == 1
+    assert "one seed: no interval" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "comparison" / "fair").exists()
 
 
 @pytest.mark.parametrize("arm", ARMS[1:])
@@ -171,7 +227,7 @@ def test_missing_steps_name_the_script(tmp_path):
     with pytest.raises(FileNotFoundError, match="02_train_cvae"):
         module.main(config(module, tmp_path))
     module = load("09_compare_augmentation")
-    with pytest.raises(ValueError, match="06_generate_synthetic"):
+    with pytest.raises(FileNotFoundError, match="06_generate_synthetic"):
         module.main(config(module, tmp_path))
 
 

@@ -226,7 +226,15 @@ def test_synthetic_set_loads_as_the_pixels_that_were_sampled(
     assert (loaded["images"] - sampled).abs().max() <= 1 / 255 + 1e-6
     assert loaded["class_labels"].tolist() == [NORMAL] * 5
     assert torch.equal(load_synthetic(tmp_path, 2, 16)[[0, 1]]["images"], loaded["images"][:2])
-    assert load_synthetic(tmp_path, 3, 8).images.shape == (3, 1, 8, 8)
+
+
+def test_a_set_of_another_size_is_not_resized_in_silence(
+    generator: Generator, tmp_path: Path
+) -> None:
+    """Resizing the synthetic class alone would be a cue by which to tell it."""
+    synthesize(generator, 2, tmp_path)
+    with pytest.raises(ValueError, match=r"16 px wide, but image_size=8.*--image-size 16"):
+        load_synthetic(tmp_path, 2, 8)
 
 
 def test_too_few_images_are_an_error_with_both_counts(generator: Generator, tmp_path: Path) -> None:

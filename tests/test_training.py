@@ -77,6 +77,44 @@ def test_resume_equals_no_interruption_bit_for_bit(name, kill_step, tmp_path):
     ]
 
 
+def test_a_run_killed_while_validating_goes_on(tmp_path):
+    """The newest checkpoint may hold a whole epoch whose validation is still to come."""
+
+    def killed_in_validation(model, batch):
+        if not model.training:
+            raise KilledError
+        return classifier_loss(model, batch)
+
+    config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
+    whole = build()
+    train(whole, classifier_loss, data(), config, tmp_path / "a", validation_data=data(6, 1))
+    with pytest.raises(KilledError):
+        train(build(), killed_in_validation, data(), config, tmp_path / "b",
+              validation_data=data(6, 1))  # fmt: skip
+    resumed = ChestCNN(16)
+    train(resumed, classifier_loss, data(), config, tmp_path / "b", validation_data=data(6, 1),
+          resume=True)  # fmt: skip
+    assert torch.equal(whole.fc1.weight, resumed.fc1.weight)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path):
+    def loss_fn(model, batch):
+        loss, logs = classifier_loss(model, batch)
+        return loss if model.training else loss * float("nan"), logs
+
+    with pytest.raises(FloatingPointError, match="validation loss is nan after step 3"):
+        train(build(), loss_fn, data(), TrainingConfig(batch_size=8), tmp_path,
+              validation_data=data(6, 1))  # fmt: skip
+
+
+def test_a_fresh_start_leaves_nothing_of_an_earlier_run(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "epoch_0078.png").touch()
+    (tmp_path / "result.json").touch()
+    train(build(), classifier_loss, data(), TrainingConfig(num_epochs=1), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "history.json"}
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     config, calls = TrainingConfig(num_epochs=1), []
 
@@ -99,6 +137,20 @@ def test_an_unfinished_run_of_another_configuration_is_refused(tmp_path):
     other = TrainingConfig(num_epochs=2, batch_size=8, learning_rate=5e-4, save_every_seconds=0)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 there, 0\.0005 now"):
         train(build(), classifier_loss, data(), other, tmp_path, resume=True)
+
+
+def test_a_run_of_another_model_loss_or_data_is_not_passed_off_as_this_one(tmp_path):
+    """What the configuration does not know, such as beta, is told by ``identity``."""
+    config = TrainingConfig(num_epochs=1, batch_size=8, save_every_seconds=0)
+    first, second = build(), build()
+    train(first, classifier_loss, data(), config, tmp_path, identity="beta 1")
+    train(second, classifier_loss, data(20, 5), config, tmp_path, identity="beta 4", resume=True)
+    assert not torch.equal(first.fc1.weight, second.fc1.weight)
+    config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
+    with pytest.raises(KilledError):
+        train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path, identity="a")
+    with pytest.raises(ValueError, match="model, loss and data: a there, b now"):
+        train(build(), classifier_loss, data(), config, tmp_path, identity="b", resume=True)
 
 
 def test_nothing_is_unpickled_and_no_half_checkpoint_stays(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ def classification_metrics(
 ) -> dict[str, Any]:
     """Metrics of ``probabilities`` of PNEUMONIA, (N,) in [0, 1], against ``labels`` (N,) in {0, 1}.
 
-    An image counts as PNEUMONIA if its probability is above ``threshold``. ``confusion`` is
+    An image counts as PNEUMONIA if its probability is above ``threshold``. ``specificity`` is
+    NORMAL's recall. A precision without any prediction of its class counts as 0. ``confusion`` is
     [[NORMAL as NORMAL, NORMAL as PNEUMONIA], [PNEUMONIA as NORMAL, PNEUMONIA as PNEUMONIA]].
     Raises ValueError unless both classes occur.
     """
@@ -30,19 +31,34 @@ def classification_metrics(
         "recall": float(recall[1]),
         "specificity": float(recall[0]),
         "f1": float(f1[1]),
+        "precision_normal": float(precision[0]),
         "f1_normal": float(f1[0]),
         "auroc": float(roc_auc_score(labels, probabilities)),
         "confusion": confusion_matrix(labels, predicted, labels=[0, 1]).tolist(),
     }
 
 
-def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float]:
+def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:
     """Mean, standard deviation and Student-t interval of the mean of independent ``values``.
 
-    One value has no spread: its deviation and interval are NaN.
+    One value has no spread: its deviation and interval are None.
     """
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
-    sd = float(values.std(ddof=1)) if n > 1 else float("nan")
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * sd / np.sqrt(n)) if n > 1 else float("nan")
+    if n < 2:
+        return {"mean": mean, "sd": None, "low": None, "high": None, "n": n}
+    sd = float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * sd / np.sqrt(n))
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
+
+
+def prediction_interval(interval: dict[str, float], level: float = 0.95) -> tuple[float, float]:
+    """Range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
+
+    Raises ValueError for a single value, which has no spread.
+    """
+    n = interval["n"]
+    if n < 2:
+        raise ValueError(f"n={n}; a range for one more value needs at least two")
+    half = stats.t.ppf(0.5 + level / 2, n - 1) * interval["sd"] * np.sqrt(1 + 1 / n)
+    return interval["mean"] - float(half), interval["mean"] + float(half)

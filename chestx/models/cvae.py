@@ -186,4 +186,5 @@ def cvae_loss(
     output = model(batch["images"], batch["class_labels"])
     reconstruction = gaussian_nll(batch["images"], output.reconstruction, output.log_sigma).mean()
     kl = kl_divergence(output.mu, output.logvar, output.prior_mu, output.prior_logvar).mean()
-    return reconstruction + kl, {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
+    parts = {"reconstruction": reconstruction, "kl": kl, "sigma": output.log_sigma.exp()}
+    return reconstruction + kl, {name: value.detach() for name, value in parts.items()}

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
-# (beta_start, beta_end) at T = 200. With the deck's betas abar_T = 0.132, so that 36 % of the
-# signal's amplitude survives at T, yet sampling starts from pure noise. "scaled" multiplies the
-# betas by 1000 / T, as if Ho et al.'s 1000 steps were walked in 200: abar_T = 3e-5.
-SCHEDULES = {"deck": (1e-4, 0.02), "scaled": (5e-4, 0.1)}
+# With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
+# at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
+# al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5.
+SCHEDULES = ("deck", "scaled")
+BETAS = (1e-4, 0.02)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -53,10 +54,11 @@ def build_scheduler(
 ) -> DDPMScheduler:
     """The noise schedule that a DDPM is trained with, every argument written out."""
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule={schedule!r} is unknown; choose one of {list(SCHEDULES)}")
+        raise ValueError(f"schedule={schedule!r} is unknown; choose one of {SCHEDULES}")
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type={prediction_type!r}; choose one of {PREDICTION_TYPES}")
-    beta_start, beta_end = SCHEDULES[schedule]
+    factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
+    beta_start, beta_end = (factor * beta for beta in BETAS)
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,
         beta_start=beta_start,

@@ -61,9 +61,10 @@ def mean_ssim(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class EnhancedCVAELoss:
-    """reconstruction + beta * KL + lambda * (1 - SSIM), in nats per image.
+    """reconstruction + beta * KL + lambda * (1 - SSIM).
 
-    Reconstruction and KL as in ``cvae_loss``. lambda = ``ssim_weight`` times the number of
+    Reconstruction and KL as in ``cvae_loss``, in nats per image; the SSIM term is a penalty
+    without unit, so the sum is no bound on ln p. lambda = ``ssim_weight`` times the number of
     pixels, so that the balance does not change with the image size.
     """
 
@@ -83,4 +84,5 @@ class EnhancedCVAELoss:
         lambda_ssim = self.ssim_weight * images[0].numel()
         loss = reconstruction + self.beta * kl + lambda_ssim * (1 - similarity)
         parts = {"reconstruction": reconstruction, "kl": kl, "ssim": similarity}
+        parts["sigma"] = output.log_sigma.exp()
         return loss, {name: value.detach() for name, value in parts.items()}
