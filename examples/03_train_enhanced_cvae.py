@@ -32,7 +32,9 @@ class Config(CommonConfig):
     patience: int = option(3, "epochs without a better validation loss before stopping")
     num_epochs: int = option(80, "passes over the train images at most")
     batch_size: int = option(32, "images per optimizer step")
-    learning_rate: float = option(1e-3, "peak, then cosine decay")
+    learning_rate: float = option(5e-4, "peak, then cosine decay")
+    ema_decay: float = option(0.99, "moving average of the weights: early stopping needs a curve "
+                              "without noise")  # fmt: skip
 
 
 def main(config: Config) -> dict:
@@ -61,7 +63,7 @@ def main(config: Config) -> dict:
     training = TrainingConfig(
         num_epochs=config.num_epochs, batch_size=config.batch_size,
         learning_rate=config.learning_rate, lr_scheduler="cosine", lr_warmup_steps=100,
-        patience=config.patience, seed=config.seed, sample_epochs=(1, 30, 78),
+        patience=config.patience, ema_decay=config.ema_decay, seed=config.seed, sample_epochs=(1, 30, 78),
         mixed_precision=config.mixed_precision, save_every_seconds=config.save_every_seconds,
     )  # fmt: skip
     history = train(
