@@ -63,8 +63,9 @@ def main(config: Config) -> dict:
     training = TrainingConfig(
         num_epochs=config.num_epochs, batch_size=config.batch_size,
         learning_rate=config.learning_rate, lr_scheduler="cosine", lr_warmup_steps=100,
-        patience=config.patience, ema_decay=config.ema_decay, seed=config.seed, sample_epochs=(1, 30, 78),
-        mixed_precision=config.mixed_precision, save_every_seconds=config.save_every_seconds,
+        patience=config.patience, ema_decay=config.ema_decay, seed=config.seed,
+        sample_epochs=(1, 30, 78), mixed_precision=config.mixed_precision,
+        save_every_seconds=config.save_every_seconds,
     )  # fmt: skip
     history = train(
         model, loss_fn, train_data, training, folder, validation_data=held_out,
