@@ -60,4 +60,7 @@ def main(config: CommonConfig, **overrides: Any) -> Path:
 
 if __name__ == "__main__":
     parsed = parse(CommonConfig, ["--resume", *sys.argv[1:]], description=__doc__)
-    main(parsed)
+    try:
+        main(parsed)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command goes on from the last checkpoint")

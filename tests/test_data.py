@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chestx import data, images, sources
+from chestx import data, images, results, sources
 from chestx.config import CommonConfig
 from chestx.data import (
     Radiographs,
@@ -650,6 +650,21 @@ def test_real_fair_splits_share_nothing(real: dict[str, Radiographs]) -> None:
     own = sum(len(fair[name]) for name in ("train", "validation", "reference"))
     for name, share in (("train", 0.75), ("validation", 0.10), ("reference", 0.15)):
         assert len(fair[name]) / own == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.real_data
+def test_real_fair_split_is_the_same_everywhere(real: dict[str, Radiographs]) -> None:
+    """Results compare across machines only if the split does not change with scikit-learn.
+
+    Up to scikit-learn 1.7 ``StratifiedGroupKFold`` shuffled otherwise.
+    """
+    names = {name: sorted(split["file_name"]) for name, split in real["fair"].items()}
+    assert {name: results.fingerprint(files) for name, files in names.items()} == {
+        "train": "7efe37a2a47b",
+        "validation": "6c3d5044f0e0",
+        "reference": "24f8dd1b91d8",
+        "test": "90b28f61aa5d",
+    }
 
 
 @pytest.mark.real_data
