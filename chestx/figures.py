@@ -168,6 +168,8 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     for body, name in zip(parts["bodies"], names):
         body.set_facecolor(COLOURS.get(name, COLOURS["original"]))
         body.set_alpha(0.6)
+    for line in ("cbars", "cmins", "cmaxes", "cmedians"):
+        parts[line].set_color("#444444")
     labels = [f"{TITLES.get(n, n)}\nsd {np.std(samples[n]):.3f}" for n in names]
     axes.set_yticks(np.arange(1, len(names) + 1), labels, fontsize=8)
     axes.invert_yaxis()
