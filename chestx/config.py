@@ -52,9 +52,7 @@ class CommonConfig:
         "squash", "make images square by squashing, as in the deck, or by black borders"
     )
     limit: int = option(0, "at most so many images per split, classes in proportion; 0 for all")
-    num_phantoms: int = option(
-        1200, "phantoms in the train folder, if the data are phantoms", False
-    )
+    num_phantoms: int = option(800, "phantoms in the train folder, if data are phantoms", False)
     skip_bad_files: bool = option(False, "go on without unreadable files and list them", False)
     seed: int = option(0, "seed of everything random but the split, which is always the same")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")

@@ -137,7 +137,8 @@ def loss_curves(
     histories: dict[str, list[dict]], data: dict[str, Any], title: str, key: str = "loss"
 ) -> Figure:
     """Training (dashed) and validation (solid) per epoch, one panel per method."""
-    figure = _start(4.2 * len(histories), 3.2, data, title)
+    width = 4.2 if len(histories) < 3 else 3.0
+    figure = _start(width * len(histories), 3.2, data, title)
     for axes, (name, history) in zip(
         figure.subplots(1, len(histories), squeeze=False)[0], histories.items()
     ):

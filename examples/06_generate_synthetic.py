@@ -85,7 +85,7 @@ def main(config: Config) -> dict:
 
     # 3. Look at them beside real ones. A real image of the training split starts each row.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    sets = {"real NORMAL (train)": real.of_class(sources.NORMAL), **sets}
+    sets = {"training NORMAL": real.of_class(sources.NORMAL), **sets}
     first = torch.arange(10)
     rows = {
         figures.TITLES.get(name, name): tensors[first[: len(tensors)]]["images"]
@@ -103,7 +103,7 @@ def main(config: Config) -> dict:
         }
         for name, tensors in sets.items()
     }
-    gallery = figures.image_rows(rows, description, "Real and synthetic NORMAL images")
+    gallery = figures.image_rows(rows, description, "Training and synthetic NORMAL images")
     pictures = [
         figures.save_figure(gallery, config.output_dir, f"06_gallery_{config.protocol}",
                             "The first images of each set, not chosen."),
