@@ -3,7 +3,7 @@
     python examples/02_train_cvae.py
 
 The label goes into encoder and decoder; the loss is the negative ELBO in nats per image. Expect
-half a minute with `--preset quick`, eight minutes with `--preset laptop`: blurred chests; the blur
+half a minute with `--preset quick`, ten minutes with `--preset laptop`: blurred chests; the blur
 is the point, since the decoder returns the mean of p(x | z, y).
 """
 

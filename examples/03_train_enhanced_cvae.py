@@ -4,7 +4,7 @@
     python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0
 
 The loss is reconstruction + beta KL + lambda (1 - SSIM); training stops after three epochs
-without a better validation loss. Expect half a minute with `--preset quick`, about ten minutes
+without a better validation loss. Expect a minute with `--preset quick`, about a quarter of an hour
 with `--preset laptop`, and chests as blurred as those of 02 or a little less.
 """
 

@@ -7,7 +7,7 @@
 betas 36 % of the signal's amplitude is left at T, yet sampling starts from pure noise.
 `ddpm_mended` is the same network with betas x 1000 / T and v-prediction.
 
-Expect about half a minute with `--preset quick` and 25 minutes with `--preset laptop`. The images
+Expect about a minute with `--preset quick` and 25 minutes with `--preset laptop`. The images
 of `ddpm` come out washed out, those of `ddpm_mended` with the contrast of real ones.
 """
 

@@ -5,7 +5,7 @@
 
 Arms x seeds, the same seeds in every arm, every arm and seed a unit that is written when it is
 done. Under `fair` every arm makes the same number of optimizer steps; under `deck` the same number
-of epochs (three for the DDPMs). Expect two minutes with `--preset quick` and ten with `--preset
+of epochs (three for the DDPMs). Expect a minute with `--preset quick` and eight with `--preset
 laptop`. The differences between arms are mostly smaller than the spread between seeds.
 """
 
