@@ -33,6 +33,7 @@ KEPT = {  # which weights each generator uses
 }
 METRICS = {
     "accuracy": "accuracy",
+    "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
     "precision": "precision P",
     "recall": "recall P",
@@ -40,7 +41,6 @@ METRICS = {
     "precision_normal": "precision N",
     "specificity": "recall N",
     "f1_normal": "F1 N",
-    "auroc": "AUROC",
 }
 PROTOCOLS = {
     "fair": "Train and val folders merged and split by patient; every arm makes the same number "
@@ -51,9 +51,11 @@ PROTOCOLS = {
     "Generators: those of the other sections. The synthetic images begin with those of the fair "
     "protocol, and the test set is the same: the two comparisons are not independent.",
 }
-CONTROL = (
-    "Compared with the imbalanced original. No arm here balances with duplicates or class weights, "
-    "so a difference cannot be ascribed to the synthetic images themselves."
+CAVEAT = (
+    "The 95 % intervals behind these words cover training seeds alone, given one trained generator "
+    "per arm and this test set, and are not corrected for the number of arms. The comparison is "
+    "with the imbalanced original: no arm balances with duplicates or class weights, so a "
+    "difference cannot be ascribed to the synthetic images themselves."
 )
 
 
@@ -97,14 +99,14 @@ def _synthesis_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     rows = []
     for name, spread in result["spread"].items():
         settings = result["settings"].get(name) or {}
-        sampler = ", ".join(f"{settings[k]}" for k in ("scheduler",) if k in settings)
-        steps = settings.get("num_inference_steps", "")
+        used = [settings.get(key) for key in ("scheduler", "num_inference_steps")]
+        sampler = ", ".join(str(value) for value in used if value is not None)
         rows.append(
-            [TITLES.get(name, name), f"{sampler} {steps}".strip()]
+            [TITLES.get(name, name), sampler]
             + [f"{spread[key]:.3f}" for key in ("brightness_mean", "brightness_sd", "pixel_sd")]
         )
     header = ["set", "sampler, steps", "brightness", "its sd", "sd of all pixels"]
-    caption = "Grey levels in [-1, 1]. A good generator has the spread of the real images."
+    caption = "Grey levels in [-1, 1]. A good generator has the spread of the training images."
     return [f"{result['num_images']:,} images per generator balance the training split."], [
         {"caption": caption, "header": header, "rows": rows}
     ]
@@ -189,20 +191,18 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     count, data = len(rows[0]["seeds"]), comparison["data"]
-    sentence = f"{data['protocol']} protocol, {data['kind']} data, {count} seeds. "
+    sentence = f"{data['protocol'].capitalize()} protocol, {data['kind']} data, {count} seeds. "
     for metric in ("auroc", "accuracy"):
         says: dict[str, list[str]] = {}
         for row in rows:
             says.setdefault(verdict(row, metric), []).append(TITLES[row["arm"]])
         parts = "; ".join(f"{word} for {', '.join(arms)}" for word, arms in says.items())
-        sentence += f"{METRICS[metric]} with synthetic images against without: {parts}. "
+        title = {"auroc": "AUROC", "accuracy": "Accuracy"}[metric]
+        sentence += f"{title} with synthetic images against without: {parts}. "
     steps = [row["steps"] for row in comparison["arms"]]
     if len(set(steps)) > 1:
         sentence += f"The arms differ in optimizer steps ({min(steps)} to {max(steps)}). "
-    return [
-        f"{sentence}The intervals cover training seeds alone, given one trained generator per arm "
-        f"and this test set, and are not corrected for {len(rows)} arms. {CONTROL}"
-    ]
+    return [sentence]
 
 
 def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
@@ -248,8 +248,8 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         data=next(iter(found.values()))["data"],
         preset=preset,
         minutes=f"{sum(result['seconds'] for result in found.values()) / 60:.1f} minutes",
-        finished_at=last["finished_at"],
-        verdicts=verdicts,
+        finished_at=last["finished_at"][:16].replace("T", " "),
+        verdicts=[*verdicts, CAVEAT] if verdicts else [],
         sections=sections,
         readings=len(ledger),
         distinct=len({(row["config"], row["data"]) for row in ledger}),
