@@ -1,8 +1,8 @@
 """Does synthetic data help a classifier trained on imbalanced chest X-rays?
 
 The modules in the order in which the data flows through them; each imports only from those
-above it: config, results, phantom, images, sources, data, models, checkpoint, training, pipeline,
-synthesis, metrics, augmentation, figures, report.
+above it: config, results, phantom, images, sources, data, models, checkpoint, training, schedulers,
+pipeline, synthesis, metrics, augmentation, figures, report.
 """
 
 __version__ = "0.1.0"

@@ -2,8 +2,8 @@
 
 An arm is a way to make the training set; a unit is one arm with one seed. The same seed means the
 same initial weights in every arm; the order of the images differs where the sets differ in size.
-Units are written one by one, so a comparison can be
-interrupted. Every reading of the test split goes through ``run_unit`` and into the ledger.
+Units are written one by one, so a comparison can be interrupted. Every reading of the test split
+goes through ``run_unit`` and into the ledger.
 """
 
 import dataclasses
@@ -209,7 +209,10 @@ def summarize(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def verdict(row: dict[str, Any], metric: str = "auroc") -> str:
-    """ "better", "worse" or "inconclusive" than original, from the interval of ``summarize``."""
+    """Is the arm "better" or "worse" than original, or is it "inconclusive"?
+
+    From the interval of ``summarize``; one that contains 0, or a single seed, is inconclusive.
+    """
     interval = row["difference"][metric]
     if interval["n"] < 2:
         return "inconclusive"

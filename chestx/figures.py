@@ -160,7 +160,7 @@ def loss_curves(
 
 
 def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
-    """Distribution of each image's mean grey, (N,) in [-1, 1] per entry; the first is real."""
+    """Distribution of each image's mean grey, (N,) in [-1, 1] per entry."""
     figure = _start(7, 0.55 * len(samples) + 1.4, data, "Mean brightness of an image")
     axes = figure.subplots()
     names = list(samples)

@@ -23,13 +23,12 @@ SECTIONS = {
     "comparison/fair": "8. Does it help? Fair protocol",
     "comparison/deck": "9. Does it help? The deck's protocol",
 }
-KEPT = {  # which weights each generator uses
-    "cvae": "Both classes; the generator uses the weights of the last epoch.",
-    "enhanced_cvae": "Both classes; the generator uses the weights of the best epoch.",
-    "ddpm": "NORMAL alone; the generator uses the averaged weights of the last epoch. The loss is "
-    "the error of epsilon: not comparable with the error of v in the next section.",
-    "ddpm_mended": "NORMAL alone; the generator uses the averaged weights of the last epoch. Betas "
-    "x 1000 / T, v-prediction. The loss is the error of v: not comparable with that of epsilon.",
+LOSSES = {
+    "cvae": "",
+    "enhanced_cvae": "",
+    "ddpm": "The loss is the error of epsilon: not comparable with the error of v below.",
+    "ddpm_mended": "Betas x 1000 / T, v-prediction. The loss is the error of v: not comparable "
+    "with that of epsilon above.",
 }
 METRICS = {
     "accuracy": "accuracy",
@@ -87,9 +86,14 @@ def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
         [title, row["epoch"], row["step"], *(f"{row['validation'][name]:.4g}" for name in names)]
         for title, row in (("first", history[0]), ("best", best), ("last", history[-1]))
     ]
+    config = result["config"]
+    classes = "both classes" if config.get("class_conditional", True) else "NORMAL alone"
+    averaged = "averaged " if config.get("ema_decay") else ""
+    kept = "best" if config.get("patience") else "last"
     text = [
-        f"{result['parameters']:,} parameters, {result['num_images']:,} training images, "
-        f"{len(history)} epochs. {KEPT[result['name']]}"
+        f"{result['parameters']:,} parameters, {result['num_images']:,} training images of "
+        f"{classes}, {len(history)} epochs. The generator uses the {averaged}weights of the {kept} "
+        f"epoch. {LOSSES[result['name']]}"
     ]
     header = ["", "epoch", "steps", *names]
     return text, [{"caption": "On the validation split.", "header": header, "rows": rows}]
@@ -170,6 +174,10 @@ def _deck_table(result: dict[str, Any]) -> dict[str, Any]:
             inside = "inside" if low <= slide[metric] <= high else "outside"
             mine, scope = plus_minus(ours[slide["arm"]][metric]), f"{low:.4f} to {high:.4f}"
             rows.append([slide["slide"], title, f"{slide[metric]:.4f}", mine, scope, inside])
+        if "confusion" in slide and slide["arm"] in ours:
+            means = [row["confusion"] for row in result["arms"] if row["arm"] == slide["arm"]]
+            matrices = [str(matrix) for matrix in (slide["confusion"], means[0])]
+            rows.append([slide["slide"], "[[TN, FP], [FN, TP]]", *matrices, "", ""])
     caption = (
         "The deck's single runs beside ours. Its optimizer, learning rate, batch size and number "
         "of synthetic images beyond balanced are unknown."

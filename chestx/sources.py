@@ -5,6 +5,7 @@ A row is a dict with ``image`` (a path), ``label``, ``file_name`` and ``sha256``
 
 import hashlib
 import io
+import itertools
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,9 @@ def list_files(root: Path) -> list[tuple[str, str, Path]]:
     """(folder, class name, path) of every image; empty, missing or unknown classes raise."""
     files = []
     for folder in FOLDERS:
+        loose = [p.name for p in (root / folder).iterdir() if is_image_name(p)]
+        if loose:
+            raise ValueError(f"{root / folder}: images outside the class folders: {sorted(loose)}")
         classes = {p.name for p in (root / folder).iterdir() if p.is_dir()} - {"__MACOSX"}
         if unknown := sorted(classes - set(CLASS_NAMES)):
             raise ValueError(f"{root / folder}: unknown classes {unknown}; known: {CLASS_NAMES}")
@@ -56,6 +60,12 @@ def list_files(root: Path) -> list[tuple[str, str, Path]]:
                 raise ValueError(f"{root / folder / name} holds no images; each class needs some")
             files += [(folder, name, path) for path in found]
     return files
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a name ends like an image's and is not a shadow file (``._name``) of macOS."""
+    known = path.suffix.lower() in Image.registered_extensions()
+    return known and not path.name.startswith("._")
 
 
 def inspect_file(path: Path) -> tuple[str, str]:
@@ -113,6 +123,9 @@ def kaggle_rows(folder: Path, skip_bad_files: bool) -> tuple[dict[str, list], di
             name = str(path.relative_to(root))
             row = {"image": str(path), "label": CLASS_NAMES.index(class_name)}
             rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
+    for part, label in itertools.product(FOLDERS, (NORMAL, PNEUMONIA)):
+        if not any(row["label"] == label for row in rows.get(part, [])):
+            raise ValueError(f"{root / part / CLASS_NAMES[label]}: every file is unreadable: {bad}")
     return rows, bad
 
 

@@ -73,13 +73,14 @@ def main(config: Config) -> dict:
         identity=results.identity(config, description, {}), description="enhanced_cvae",
     )  # fmt: skip
     best = min(history, key=lambda row: row["validation"]["loss"])
-    save_samples(model, best["epoch"])  # the weights that are kept
+    kept = best if config.patience else history[-1]
+    save_samples(model, kept["epoch"])
 
     # 4. Save the model, the numbers and the pictures.
     save_generator(folder, model, radiographs["train"])
     grids = figures.sample_epochs(
-        folder, (*training.sample_epochs, best["epoch"]), description,
-        f"Enhanced CVAE: stopped after epoch {len(history)}, kept epoch {best['epoch']}",
+        folder, (*training.sample_epochs, kept["epoch"]), description,
+        f"Enhanced CVAE: stopped after epoch {len(history)}, kept epoch {kept['epoch']}",
     )  # fmt: skip
     curves = figures.loss_curves(
         {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)"

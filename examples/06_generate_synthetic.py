@@ -83,7 +83,7 @@ def main(config: Config) -> dict:
             f"{generator.name}: {num_images} images in {target}, {new} of them new, {spent:.0f} s"
         )
 
-    # 3. Look at them beside real ones. A real image of the training split starts each row.
+    # 3. Look at them below images of the training split.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     sets = {"training NORMAL": real.of_class(sources.NORMAL), **sets}
     first = torch.arange(10)

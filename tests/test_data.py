@@ -313,9 +313,22 @@ def test_nothing_is_dropped_silently(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"IM-9000-0001\.jpeg: FileNotFoundError"):
         load_radiographs(str(folder))
     link.unlink()
-    (folder / "train" / "NORMAL" / "more").mkdir()
+    inside = folder / "train" / "NORMAL" / "more"
+    inside.mkdir()
     with pytest.raises(ValueError, match="holds folders"):
         load_radiographs(str(folder))
+    inside.rmdir()
+    (folder / "train" / "IM-9000-0001.jpeg").touch()
+    with pytest.raises(ValueError, match=r"outside the class folders.*IM-9000"):
+        load_radiographs(str(folder))
+
+
+def test_a_class_without_one_readable_file_is_an_error(folder: Path) -> None:
+    """Skipping bad files must not empty a class; the error names it, not a KeyError later."""
+    for path in (folder / "test" / "NORMAL").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="test/NORMAL: every file is unreadable"):
+        load_radiographs(str(folder), skip_bad_files=True)
 
 
 # ----------------------------------------------------------------------------------- bad files

@@ -256,3 +256,16 @@ def test_the_chain_runs_on_real_images(real_folder, tmp_path):
     assert "(phantom data)" not in page
     deck = results.read_json(tmp_path / "comparison" / "deck" / "result.json")
     assert deck["deck"][0]["accuracy"] == 0.7484
+
+
+def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path):
+    """The figure and the report speak of the weights that were saved, whatever the flags."""
+    from chestx.models import EnhancedConditionalVAE
+    from chestx.report import build_report
+
+    module = load("03_train_enhanced_cvae")
+    module.main(config(module, tmp_path, patience=0, ema_decay=0.0, num_epochs=3))
+    samples = {path.name for path in (tmp_path / "enhanced_cvae" / "samples").iterdir()}
+    assert samples == {"epoch_0001.png", "epoch_0003.png"}
+    EnhancedConditionalVAE.from_pretrained(tmp_path / "enhanced_cvae" / "model")
+    assert "uses the weights of the last epoch" in build_report(tmp_path, "quick").read_text()
