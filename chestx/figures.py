@@ -22,6 +22,7 @@ COLOURS = {
     "enhanced_cvae": "#17a398",
     "ddpm": "#e08214",
     "ddpm_mended": "#b2182b",
+    "ddpm_zero_snr": "#7b3294",
     "NORMAL": "#4c9f70",
     "PNEUMONIA": "#8e5ea2",
 }
@@ -31,6 +32,7 @@ TITLES = {
     "enhanced_cvae": "enhanced CVAE",
     "ddpm": "DDPM (deck's schedule)",
     "ddpm_mended": "DDPM mended",
+    "ddpm_zero_snr": "DDPM, zero terminal SNR",
 }
 
 

@@ -25,12 +25,16 @@ from chestx.schedulers import SAMPLERS
 from chestx.synthesis import pipeline_sampler, save_generator
 from chestx.training import TrainingConfig, train
 
-VARIANTS = {"ddpm": ("deck", "epsilon"), "ddpm_mended": ("scaled", "v_prediction")}
+VARIANTS = {
+    "ddpm": ("deck", "epsilon"),
+    "ddpm_mended": ("scaled", "v_prediction"),
+    "ddpm_zero_snr": ("zero_snr", "v_prediction"),
+}
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    generator: Literal["ddpm", "ddpm_mended"] = option("ddpm", "the deck's schedule, or the mended")
+    generator: Literal[tuple(VARIANTS)] = option("ddpm", "the deck's schedule, or a mended one")
     class_conditional: bool = option(False, "train on both classes, with labels")
     block_out_channels: tuple[int, ...] = option(
         (32, 48, 64), "widths; the first is the time embedding's dimension",

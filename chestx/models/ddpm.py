@@ -10,8 +10,9 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 # With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
 # at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
-# al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5.
-SCHEDULES = ("deck", "scaled")
+# al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5. "zero_snr" shifts and
+# stretches the deck's sqrt(abar) until abar_T = 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+SCHEDULES = ("deck", "scaled", "zero_snr")
 BETAS = (1e-4, 0.02)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -57,6 +58,11 @@ def build_scheduler(
         raise ValueError(f"schedule={schedule!r} is unknown; choose one of {SCHEDULES}")
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type={prediction_type!r}; choose one of {PREDICTION_TYPES}")
+    if schedule == "zero_snr" and prediction_type == "epsilon":
+        raise ValueError(
+            "schedule='zero_snr' leaves no signal at T, so that noise prediction says nothing about "
+            "x_0 there; take prediction_type='v_prediction' or 'sample'"
+        )
     factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
     beta_start, beta_end = (factor * beta for beta in BETAS)
     return DDPMScheduler(
@@ -72,9 +78,9 @@ def build_scheduler(
         dynamic_thresholding_ratio=0.995,
         clip_sample_range=1.0,
         sample_max_value=1.0,
-        timestep_spacing="leading",
+        timestep_spacing="trailing" if schedule == "zero_snr" else "leading",
         steps_offset=0,
-        rescale_betas_zero_snr=False,
+        rescale_betas_zero_snr=schedule == "zero_snr",
     )
 
 
