@@ -219,3 +219,52 @@ def verdict(row: dict[str, Any], metric: str = "auroc") -> str:
     if interval["low"] > 0:
         return "better"
     return "worse" if interval["high"] < 0 else "inconclusive"
+
+
+def disagreements(
+    units: list[dict[str, Any]], labels: np.ndarray
+) -> dict[str, dict[str, list[int]]]:
+    """arm -> {"mended": indices, "spoiled": indices} of test images, for the first seed.
+
+    Mended: wrong without the synthetic images, right with them, at threshold 0.5; ``labels``
+    (N,) is the truth. Empty without the original arm.
+    """
+    right = {
+        unit["arm"]: (np.asarray(unit["test_probabilities"]) >= 0.5).astype(int) == labels
+        for unit in units
+        if unit["seed"] == units[0]["seed"]
+    }
+    original = right.pop("original", None)
+    if original is None:
+        return {}
+    return {
+        arm: {
+            "mended": np.flatnonzero(~original & own).tolist(),
+            "spoiled": np.flatnonzero(original & ~own).tolist(),
+        }
+        for arm, own in right.items()
+    }
+
+
+def console(rows: list[dict[str, Any]], arms: tuple[str, ...]) -> str:
+    """The results of ``summarize`` as the deck's console prints them; means over seeds.
+
+    A VAE's slide shows two accuracies, the DDPM's precision, recall, F1 and the confusion matrix.
+    """
+    by_arm, lines = {row["arm"]: row for row in rows}, []
+    for arm in arms:
+        if arm not in by_arm:
+            continue
+        test, original = by_arm[arm]["test"], by_arm.get("original")
+        if arm in synthesis.DDPMS:
+            lines += [f"{arm} + CNN", f"Accuracy:  {test['accuracy']['mean']:.4f}"]
+            lines += [f"Precision: {test['precision']['mean']:.4f}"]
+            lines += [f"Recall:    {test['recall']['mean']:.4f}"]
+            lines += [f"F1-score:  {test['f1']['mean']:.4f}", "Confusion Matrix:"]
+            lines += [str(np.round(by_arm[arm]["confusion"]).astype(int)), ""]
+        else:
+            lines.append(f"{arm} + CNN")
+            if original:
+                lines.append(f"Original Accuracy:  {original['test']['accuracy']['mean']:.4f}")
+            lines += [f"Augmented Accuracy: {test['accuracy']['mean']:.4f}", ""]
+    return "\n".join(lines).rstrip()

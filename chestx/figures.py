@@ -66,7 +66,8 @@ def save_samples(images: torch.Tensor, folder: Path, epoch: int) -> Path:
     return path
 
 
-def _start(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
+def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
+    """An empty figure of that many inches with its title, and the data at its foot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(data_line(data), fontsize=8, color="#777777")
@@ -79,7 +80,7 @@ def _plain(axes: Any) -> None:
 
 def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -> Figure:
     """Images per class in every split, with numbers and shares."""
-    figure = _start(8, 3.2, data, "Class proportions")
+    figure = start_figure(8, 3.2, data, "Class proportions")
     axes = figure.subplots()
     splits = list(counts)
     for index, name in enumerate(CLASS_NAMES):
@@ -103,7 +104,7 @@ def image_rows(
 ) -> Figure:
     """One labelled row of images per entry: tensors (B, 1, H, W) in [-1, 1]."""
     count = max(len(images) for images in rows.values())
-    figure = _start(1.1 * count + 1.6, 1.25 * len(rows) + 0.7, data, title)
+    figure = start_figure(1.1 * count + 1.6, 1.25 * len(rows) + 0.7, data, title)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for number, (line, (name, images)) in enumerate(zip(grid, rows.items())):
         for index, axes in enumerate(line):
@@ -119,11 +120,57 @@ def image_rows(
     return figure
 
 
+def titled_images(
+    rows: dict[str, list[tuple[torch.Tensor, str]]], data: dict[str, Any], title: str
+) -> Figure:
+    """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own."""
+    columns = max([1, *(len(row) for row in rows.values())])
+    lines = max([1, *(text.count("\n") + 1 for row in rows.values() for _, text in row)])
+    figure = start_figure(
+        1.25 * columns + 1.6, (1.3 + 0.13 * lines) * len(rows) + 0.8, data, title + "\n"
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, row) in zip(grid, rows.items()):
+        for axes in line:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        for axes, (image, text) in zip(line, row):
+            axes.imshow(to_uint8(image)[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(text, fontsize=7)
+        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def noise_schedules(schedules: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
+    """beta_t, signal left and signal-to-noise ratio over t for each (name -> betas (T,))."""
+    figure = start_figure(10, 3.1, data, "Noise schedules")
+    panels = figure.subplots(1, 3)
+    for name, betas in schedules.items():
+        alphas_cumprod = (1 - betas.double()).cumprod(0)
+        t = np.arange(1, len(betas) + 1)
+        style = {"color": COLOURS[name], "label": TITLES[name]}
+        panels[0].plot(t, betas, **style)
+        panels[1].plot(t, alphas_cumprod.sqrt(), **style)
+        left = alphas_cumprod[-1].sqrt().item()
+        panels[1].annotate(f"{left:.1%}", (t[-1], left), (-4, 5), textcoords="offset points",
+                           ha="right", fontsize=8, color=COLOURS[name])  # fmt: skip
+        snr = alphas_cumprod / (1 - alphas_cumprod)
+        panels[2].plot(t, 10 * snr.clamp(min=1e-8).log10(), **style)
+    titles = ("beta", "signal's amplitude, sqrt(abar)", "signal to noise, dB")
+    for axes, label in zip(panels, titles):
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel("t", fontsize=8)
+        _plain(axes)
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def sample_epochs(folder: Path, epochs: Sequence[int], data: dict[str, Any], title: str) -> Figure:
     """The sample grids that training wrote after ``epochs``, one row each."""
     paths = [folder / "samples" / f"epoch_{epoch:04d}.png" for epoch in sorted(set(epochs))]
     paths = [path for path in paths if path.exists()]
-    figure = _start(9, 1.25 * len(paths) + 0.7, data, title)
+    figure = start_figure(9, 1.25 * len(paths) + 0.7, data, title)
     for axes, path in zip(figure.subplots(len(paths), squeeze=False)[:, 0], paths):
         with Image.open(path) as picture:
             axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
@@ -136,11 +183,18 @@ def sample_epochs(folder: Path, epochs: Sequence[int], data: dict[str, Any], tit
 
 
 def loss_curves(
-    histories: dict[str, list[dict]], data: dict[str, Any], title: str, key: str = "loss"
+    histories: dict[str, list[dict]],
+    data: dict[str, Any],
+    title: str,
+    key: str = "loss",
+    marks: dict[str, int] | None = None,
 ) -> Figure:
-    """Training (dashed) and validation (solid) per epoch, one panel per method."""
+    """Training (dashed) and validation (solid) per epoch, one panel per method.
+
+    ``marks``: name -> epoch to mark by a vertical line.
+    """
     width = 4.2 if len(histories) < 3 else 3.0
-    figure = _start(width * len(histories), 3.2, data, title)
+    figure = start_figure(width * len(histories), 3.2, data, title)
     for axes, (name, history) in zip(
         figure.subplots(1, len(histories), squeeze=False)[0], histories.items()
     ):
@@ -153,6 +207,8 @@ def loss_curves(
         low, high = min(later), max(later)
         margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
         axes.set_ylim(low - margin, high + margin)
+        for (text, epoch), line in zip((marks or {}).items(), ("-", ":", "-.")):
+            axes.axvline(epoch, color="#444444", lw=1, ls=line, label=f"{text} {epoch}")
         axes.set_title(TITLES[name], fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_ylabel(key)
@@ -163,7 +219,7 @@ def loss_curves(
 
 def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     """Distribution of each image's mean grey, (N,) in [-1, 1] per entry."""
-    figure = _start(7, 0.55 * len(samples) + 1.4, data, "Mean brightness of an image")
+    figure = start_figure(7, 0.55 * len(samples) + 1.4, data, "Mean brightness of an image")
     axes = figure.subplots()
     names = list(samples)
     values = [samples[name] for name in names]
@@ -183,7 +239,9 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
 
 def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
     """One confusion matrix per arm, averaged over its seeds."""
-    figure = _start(2.5 * len(rows), 3.6, data, "Confusion on the test set, mean over seeds\n")
+    figure = start_figure(
+        2.5 * len(rows), 3.6, data, "Confusion on the test set, mean over seeds\n"
+    )
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows):
         matrix = np.asarray(row["confusion"])
         axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
@@ -200,9 +258,31 @@ def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figu
     return figure
 
 
+def disagreements(
+    found: dict[str, dict[str, list[int]]], test: Any, data: dict[str, Any], columns: int = 8
+) -> Figure:
+    """The first test images that each arm mends and spoils: True / Original / Augmented.
+
+    ``found`` is what ``augmentation.disagreements`` returns, ``test`` the ``RadiographTensors``.
+    """
+    rows = {}
+    for arm, kinds in found.items():
+        for kind, indices in kinds.items():
+            row = rows.setdefault(f"{TITLES[arm]}\n{kind} {len(indices)}", [])
+            for index in indices[:columns]:
+                label = int(test.labels[index])
+                true, other = CLASS_NAMES[label], CLASS_NAMES[1 - label]
+                answers = (other, true) if kind == "mended" else (true, other)
+                text = "True {}\nOriginal {}\nAugmented {}".format(true, *answers)
+                row.append((test[[index]]["images"][0], text))
+    return titled_images(rows, data, "True / Original / Augmented")
+
+
 def arm_scores(rows: list[dict[str, Any]], data: dict[str, Any], deck: list[dict]) -> Figure:
     """Accuracy and AUROC per arm: every seed a dot, mean and 95 % interval; the deck's as x."""
-    figure = _start(9, 0.55 * len(rows) + 1.6, data, "Test scores per arm: every seed is a dot")
+    figure = start_figure(
+        9, 0.55 * len(rows) + 1.6, data, "Test scores per arm: every seed is a dot"
+    )
     panels = figure.subplots(1, 2, sharey=True)
     for axes, metric in zip(panels, ("accuracy", "auroc")):
         for y, row in enumerate(rows):

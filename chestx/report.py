@@ -1,28 +1,23 @@
-"""The report: everything under ``outputs/`` as one self-contained HTML page."""
+"""The report: everything under ``outputs/`` as one self-contained HTML page, slide by slide."""
 
 import base64
+import dataclasses
+import io
+import itertools
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from matplotlib.mathtext import math_to_image
 
-from chestx import results
-from chestx.augmentation import verdict
+from chestx import diagrams, figures, lessons, results
+from chestx.augmentation import console, verdict
 from chestx.figures import TITLES, plus_minus
 from chestx.metrics.classification import prediction_interval
+from chestx.slides import CHAPTERS, Slide
+from chestx.synthesis import DDPMS, VAES
 
-# Folder of a stage's result -> heading, in the order of the page.
-SECTIONS = {
-    "data": "1. The radiographs",
-    "cvae": "2. Conditional VAE",
-    "enhanced_cvae": "3. Enhanced conditional VAE",
-    "ddpm": "4. DDPM with the deck's noise schedule",
-    "ddpm_mended": "5. The same network with schedule, target and sampler mended",
-    "synthesis/fair": "6. Synthetic images, fair protocol",
-    "synthesis/deck": "7. Synthetic images, deck protocol",
-    "comparison/fair": "8. Does it help? Fair protocol",
-    "comparison/deck": "9. Does it help? The deck's protocol",
-}
 LOSSES = {
     "cvae": "",
     "enhanced_cvae": "",
@@ -56,6 +51,18 @@ CAVEAT = (
     "with the imbalanced original: no arm balances with duplicates or class weights, so a "
     "difference cannot be ascribed to the synthetic images themselves."
 )
+
+
+def formula(tex: str) -> Markup:
+    """A formula as an inline SVG image; its TeX is the alternative text."""
+    if not tex:
+        return Markup("")
+    buffer = io.BytesIO()
+    math_to_image(f"${tex}$", buffer, format="svg", dpi=100)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img class="formula" alt="{}" src="data:image/svg+xml;base64,{}">').format(
+        tex, content
+    )
 
 
 def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
@@ -186,11 +193,80 @@ def _deck_table(result: dict[str, Any]) -> dict[str, Any]:
     return {"caption": caption, "header": header, "rows": rows}
 
 
+def _settings_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    chosen = ("beta", "ssim_weight", "patience", "latent_dim", "channels", "learning_rate")
+    rows = [[name, str(result["config"][name])] for name in (*chosen, "batch_size", "ema_decay")]
+    return [], [{"caption": "Our choices.", "header": ["setting", "value"], "rows": rows}]
+
+
+def _beta_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    rows = [
+        [f"{row['beta']:g}", f"{row['kl']:.1f}", f"{row['active_units']} of "
+         f"{result['config']['latent_dim']}", f"{row['ssim']:.3f}", f"{row['sigma']:.3f}"]
+        for row in result["sweep"]
+    ]  # fmt: skip
+    caption = (
+        "On the validation split. An active dimension is one whose posterior mean varies over "
+        "images by more than 0.01; sigma is the learned standard deviation of the likelihood."
+    )
+    header = ["beta", "KL, nats", "active dimensions", "SSIM", "sigma"]
+    return [], [{"caption": caption, "header": header, "rows": rows}]
+
+
+def _parameters_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    config, scheduler = result["config"], result["scheduler"]
+    fixed, ours = "the deck's", "our choice"
+    size = config["image_size"]
+    rows = [
+        ["timesteps T", scheduler["num_train_timesteps"], fixed],
+        ["beta_1 to beta_T", f"{scheduler['beta_start']:g} to {scheduler['beta_end']:g}", fixed],
+        ["beta schedule", scheduler["beta_schedule"], fixed],
+        ["prediction", scheduler["prediction_type"], fixed],
+        ["time embedding", config["block_out_channels"][0],
+         fixed if config["block_out_channels"][0] == 32 else ours],
+        ["image side in pixels", size, fixed if size == 128 else "smaller here; the deck has 128"],
+        ["UNet widths", str(config["block_out_channels"]), ours],
+        ["parameters", f"{result['parameters']:,}", "follows"],
+        ["epochs, batch", f"{config['num_epochs']}, {config['batch_size']}", ours],
+        ["learning rate", f"{config['learning_rate']:g}, AdamW, cosine", ours],
+        ["averaged weights (EMA)", config["ema_decay"], ours],
+    ]  # fmt: skip
+    return [], [{"caption": "", "header": ["parameter", "value", "whose"], "rows": rows}]
+
+
+def _classifier_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    share = result["first_linear"] / result["parameters"]
+    test = result["test"]
+    return [
+        f"{result['parameters']:,} parameters, {share:.1%} of them in the first linear layer.",
+        f"Trained once, arm {TITLES[result['arm']]}, seed {result['seed']}, {result['steps']:,} "
+        f"steps: accuracy {test['accuracy']:.4f}, AUROC {test['auroc']:.4f} on test. One run says "
+        "little; see the spread over seeds below.",
+    ], []
+
+
+def _errors_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    rows = [
+        [error["slide"], formula(error["wrong"]) or "(see right)", formula(error["right"]),
+         error["then"]]
+        for error in lessons.deck_errors()
+    ]  # fmt: skip
+    header = ["slide", "as written", "right", "what would happen"]
+    return [], [{"caption": "", "header": header, "rows": rows, "wide": True}]
+
+
 MAKERS = {
     "data": _data_section,
+    "training": _training_section,
+    "settings": _settings_section,
+    "beta": _beta_section,
+    "parameters": _parameters_section,
     "synthesis": _synthesis_section,
+    "classifier": _classifier_section,
     "comparison": _comparison_section,
+    "errors": _errors_section,
 }
+CONSOLES = {"console_ddpm": DDPMS, "console_cvae": tuple(VAES)}
 
 
 def _verdicts(comparison: dict[str, Any]) -> list[str]:
@@ -213,6 +289,47 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
     return [sentence]
 
 
+def _flow(found: dict[str, dict], protocol: str, output_dir: Path) -> dict[str, Any]:
+    """The diagram of the complete flow with the counts of this run."""
+    synthesis, data = found[f"synthesis/{protocol}"], found[f"synthesis/{protocol}"]["data"]
+    counts, parts = data["counts"], data["counts"]["train"]
+    comparison = found.get(f"comparison/{protocol}")
+    steps = synthesis["num_images"]
+    stages = [
+        ("radiographs", f"{sum(sum(c.values()) for c in counts.values()):,} images"),
+        ("train split", ", ".join(f"{count:,} {name}" for name, count in parts.items())),
+        ("generators", f"{len(synthesis['settings'])} trained on train alone"),
+        ("synthetic set", f"{steps:,} images each, to balance"),
+        ("real + synthetic", f"{sum(parts.values()) + steps:,} images"),
+        ("CNN", "trained at 64 x 64"),
+        ("test", f"{sum(counts['test'].values()):,} real images, read once per run"),
+    ]
+    if comparison:
+        arms = comparison["arms"]
+        stages.append(("comparison", f"{len(arms)} arms x {len(arms[0]['seeds'])} seeds"))
+    figure = diagrams.flow_diagram(stages, data, "The complete flow")
+    return figures.save_figure(figure, output_dir, f"flow_{protocol}", "Counts of this very run.")
+
+
+def _slide(number: int, slide: Slide, result: dict, pictures: dict[str, dict]) -> dict[str, Any]:
+    """What the template needs to show one slide."""
+    text, tables, printed = [], [], ""
+    if slide.numbers in CONSOLES:
+        printed = console(result["arms"], CONSOLES[slide.numbers])
+    elif slide.numbers:
+        text, tables = MAKERS[slide.numbers](result)
+    return {
+        "number": number if slide.in_deck else None,
+        "title": slide.title,
+        "script": slide.script,
+        "text": [slide.text, *text],
+        "formulas": [formula(tex) for tex in slide.formulas],
+        "tables": tables,
+        "printed": printed,
+        "figures": [pictures.pop(name) for name in slide.figures if name in pictures],
+    }
+
+
 def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     """Write ``output_dir/report.html`` from the results there, and return its path.
 
@@ -220,37 +337,66 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     FileNotFoundError if there is no result at all.
     """
     output_dir = Path(output_dir)
+    chapters = {
+        chapter: [
+            dataclasses.replace(
+                slide,
+                folder=slide.folder.format(protocol=protocol),
+                figures=tuple(name.format(protocol=protocol) for name in slide.figures),
+            )
+            for slide in slides
+        ]
+        for chapter, slides in CHAPTERS.items()
+    }
     found = {
-        folder: results.read_json(output_dir / folder / "result.json")
-        for folder in SECTIONS
-        if not (protocol == "deck" and folder.endswith("/fair"))
-        and (output_dir / folder / "result.json").exists()
+        slide.folder: results.read_json(output_dir / slide.folder / "result.json")
+        for slides in chapters.values()
+        for slide in slides
+        if not (protocol == "deck" and slide.folder.endswith("/fair"))
+        and (output_dir / slide.folder / "result.json").exists()
     }
     if not found:
         raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
-    sections, verdicts = [], []
-    for folder, result in found.items():
-        text, tables = MAKERS.get(folder.split("/")[0], _training_section)(
-            result | {"name": folder}
-        )
-        pictures = [
-            picture
-            | {
-                "content": base64.b64encode(
-                    (output_dir / "figures" / picture["file"]).read_bytes()
-                ).decode()
-            }
-            for picture in result["figures"]
+    shown = [(result, picture) for result in found.values() for picture in result["figures"]]
+    if f"synthesis/{protocol}" in found:
+        flow = _flow(found, protocol, output_dir)
+        shown.append((found[f"synthesis/{protocol}"], flow))
+    pictures = {
+        Path(picture["file"]).stem: picture
+        | {
+            "kind": result["data"]["kind"],
+            "content": base64.b64encode(
+                (output_dir / "figures" / picture["file"]).read_bytes()
+            ).decode(),
+        }
+        for result, picture in shown
+    }
+    numbers = itertools.count(1)
+    numbered = [
+        (chapter, [(next(numbers) if slide.in_deck else 0, slide) for slide in slides])
+        for chapter, slides in chapters.items()
+    ]
+    pages = []
+    for chapter, slides in numbered:
+        present = [
+            _slide(number, slide, found[slide.folder] | {"name": slide.folder}, pictures)
+            for number, slide in slides
+            if slide.folder in found
         ]
-        sections.append(
-            {"title": SECTIONS[folder], "text": text, "tables": tables, "figures": pictures}
-            | {"data": result["data"], "seconds": result["seconds"]}
-        )
-        if folder.startswith("comparison"):
-            verdicts += _verdicts(result)
+        if present:
+            pages.append({"title": chapter, "slides": present})
+    if pictures:  # of results that no slide names
+        rest = {"title": "", "text": [], "figures": list(pictures.values())}
+        pages.append({"title": "More figures", "slides": [rest]})
     ledger = results.read_ledger(output_dir / "ledger.jsonl")
+    verdicts = [
+        line
+        for folder, result in found.items()
+        if folder.startswith("comparison")
+        for line in _verdicts(result)
+    ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    last = next(reversed(found.values()))
+    last = max(found.values(), key=lambda result: result["finished_at"])
     page = environment.get_template("report.html").render(
         title="Does synthetic data help a chest X-ray classifier?",
         data=next(iter(found.values()))["data"],
@@ -258,11 +404,12 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         minutes=f"{sum(result['seconds'] for result in found.values()) / 60:.1f} minutes",
         finished_at=last["finished_at"][:16].replace("T", " "),
         verdicts=[*verdicts, CAVEAT] if verdicts else [],
-        sections=sections,
+        chapters=pages,
+        run_times={folder: result["seconds"] for folder, result in found.items()},
         readings=len(ledger),
         distinct=len({(row["config"], row["data"]) for row in ledger}),
         versions=last["versions"],
     )
     path = output_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    results.write_text(path, page)
     return path

@@ -56,17 +56,29 @@ def main(config: Config) -> dict:
     # 3. Look at them.
     counts = official.describe()["counts"]
     proportions = figures.class_proportions(counts, official.describe())
-    tensors = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    rows = {
-        name: images.to_float(tensors.of_class(label).images[:8])
-        for label, name in enumerate(sources.CLASS_NAMES)
-    }
-    samples = figures.image_rows(rows, description, "Training images")
+    rows, means = {}, {}
+    for split, dataset in official.items():
+        tensors = data.to_tensors(dataset, config.image_size, config.resize)
+        for label, name in enumerate(sources.CLASS_NAMES):
+            pixels = images.to_float(tensors.of_class(label).images)
+            rows[f"{split} {name}"] = pixels[:8]
+            if split == "train":
+                means[name] = pixels.mean(0)
+    samples = figures.image_rows(rows, official.describe(), "The official folders")
+    difference = means[sources.CLASS_NAMES[1]] - means[sources.CLASS_NAMES[0]]
+    shown = [
+        *((mean, f"mean {name}") for name, mean in means.items()),
+        (2 * difference, "2 x (P - N)"),
+    ]
+    averages = figures.titled_images({"": shown}, official.describe(), "What the classes share")
     pictures = [
         figures.save_figure(proportions, config.output_dir, "01_class_proportions",
                             "The official folders."),
         figures.save_figure(samples, config.output_dir, "01_samples",
                             f"The first images of each class at {config.image_size} px."),
+        figures.save_figure(averages, config.output_dir, "01_class_means",
+                            "Mean train image of either class and their difference, bright where "
+                            "PNEUMONIA is brighter: the classes share nearly everything."),
     ]  # fmt: skip
 
     for split, count in description["counts"].items():

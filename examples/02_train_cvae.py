@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results, sources
+from chestx import data, diagrams, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.cvae import ConditionalVAE, cvae_loss
 from chestx.synthesis import save_generator
@@ -73,6 +73,18 @@ def main(config: Config) -> dict:
         folder, training.sample_epochs, description, "CVAE: NORMAL samples while training"
     )
     curves = figures.loss_curves({"cvae": history}, description, "Negative ELBO, nats per image")
+    shown = held_out[list(range(min(8, len(held_out))))]
+    generators = [[generator_for(config.seed, 1, index) for index in range(8)] for _ in "NP"]
+    rows = {"real": shown["images"]}
+    with torch.no_grad():
+        mu, _ = model.encode(
+            shown["images"].to(model.device), shown["class_labels"].to(model.device)
+        )
+        rows["reconstruction"] = model.decode(mu, shown["class_labels"].to(model.device))
+    for label, name in enumerate(sources.CLASS_NAMES):
+        rows[f"same z, {name}"] = model.sample(torch.full((8,), label), generators[label])
+    labels = figures.image_rows(rows, description, "Validation images; one z under both labels")
+    blocks = diagrams.cvae_diagram(model, description, "Conditional VAE")
     pictures = [
         figures.save_figure(grids, config.output_dir, "02_cvae_epochs",
                             "NORMAL samples from the same eight z."),
@@ -80,6 +92,11 @@ def main(config: Config) -> dict:
                             "Reconstruction + KL, summed over pixels and latents. ln p is a "
                             "density of continuous greys and may exceed 0, so the loss may fall "
                             "below 0. The first tenth may lie above the frame."),
+        figures.save_figure(labels, config.output_dir, "02_cvae_labels",
+                            "Above: validation images and the decoder's answer to the encoder's "
+                            "mean. Below: eight z from the prior, each decoded under both labels."),
+        figures.save_figure(blocks, config.output_dir, "02_cvae_architecture",
+                            "Output shapes without the batch; parameters of every block."),
     ]  # fmt: skip
     last = history[-1]["validation"]
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")

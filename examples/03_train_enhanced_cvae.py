@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results, sources
+from chestx import data, diagrams, figures, images, lessons, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.synthesis import save_generator
@@ -82,15 +82,31 @@ def main(config: Config) -> dict:
         folder, (*training.sample_epochs, kept["epoch"]), description,
         f"Enhanced CVAE: stopped after epoch {len(history)}, kept epoch {kept['epoch']}",
     )  # fmt: skip
+    marks = {"kept epoch": kept["epoch"], "stopped after": len(history)}
     curves = figures.loss_curves(
-        {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)"
-    )
+        {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)",
+        marks=marks if config.patience else None,
+    )  # fmt: skip
+    example = images.to_float(train_data.of_class(sources.NORMAL).images[0])
+    shown = [
+        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
+        for name, (picture, error, similarity) in lessons.distortions(example).items()
+    ]
+    distorted = figures.titled_images({"": shown}, description, "One error, four distortions")
+    blocks = diagrams.cvae_diagram(model, description, "Enhanced conditional VAE")
+    residual = diagrams.residual_diagram(model, description)
     pictures = [
         figures.save_figure(grids, config.output_dir, "03_enhanced_cvae_epochs",
                             "NORMAL samples from the same eight z."),
         figures.save_figure(curves, config.output_dir, "03_enhanced_cvae_loss",
                             "Reconstruction and KL are nats per image; the SSIM term is a penalty "
                             "without unit, so the sum is no bound on ln p."),
+        figures.save_figure(distorted, config.output_dir, "03_ssim",
+                            "MSE in [-1, 1], the same by construction; SSIM in [0, 1]."),
+        figures.save_figure(blocks, config.output_dir, "03_enhanced_cvae_architecture",
+                            "Output shapes without the batch; parameters of every block."),
+        figures.save_figure(residual, config.output_dir, "03_residual_block",
+                            "The first residual block of the decoder."),
     ]  # fmt: skip
     print(
         f"enhanced_cvae: best after epoch {best['epoch']} of {len(history)}, validation SSIM "

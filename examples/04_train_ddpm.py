@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from chestx import data, figures, results, sources
+from chestx import data, diagrams, figures, results, sources
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
@@ -110,7 +110,16 @@ def main(config: Config) -> dict:
         for strip in strips.values()
     )
     left, T = scheduler.alphas_cumprod[-1] ** 0.5, scheduler.config.num_train_timesteps
+    schedules = {key: build_scheduler(*VARIANTS[key]).betas for key in ("ddpm", config.generator)}
     drawn = {
+        "schedule": (
+            figures.noise_schedules(schedules, description),
+            "Signal left at T should be next to nothing, since sampling starts from pure noise.",
+        ),
+        "unet": (
+            diagrams.unet_diagram(unet, description, f"UNet of {name}"),
+            "Output shapes without the batch; parameters of every block.",
+        ),
         "forward": (
             figures.image_rows(forward, description, f"{name}: forward, q(x_t | x_0)", columns),
             f"Into noise: at T {left:.1%} of the signal's amplitude is left.",
@@ -140,7 +149,7 @@ def main(config: Config) -> dict:
     print(f"{config.generator}: validation loss {history[-1]['validation']['loss']:.4f}")
     return results.save_result(
         folder, config, description, {}, history[-1]["seconds"], history=history, figures=pictures,
-        alpha_bar_T=scheduler.alphas_cumprod[-1].item(), num_images=len(train_data),
+        scheduler=dict(scheduler.config), num_images=len(train_data),
         parameters=sum(p.numel() for p in unet.parameters()),
     )  # fmt: skip
 

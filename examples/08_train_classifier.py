@@ -12,8 +12,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from chestx import augmentation, data
+from chestx import augmentation, data, diagrams, figures, results
 from chestx.config import CommonConfig, option, parse
+from chestx.models import ChestCNN
 
 
 @dataclasses.dataclass
@@ -34,6 +35,10 @@ def main(config: Config) -> dict:
         config.arm, radiographs, settings, Path(config.output_dir)
     )
 
+    folder, description = Path(config.output_dir) / "classifier", radiographs.describe()
+    if config.resume and (done := results.finished(folder, config, description, synthetic[1])):
+        return done
+
     # 2. Train, then read test once; the reading goes into the ledger.
     unit = augmentation.run_unit(
         config.arm, config.seed, settings, radiographs, synthetic, Path(config.output_dir),
@@ -49,7 +54,19 @@ def main(config: Config) -> dict:
     for name in ("accuracy", "precision", "recall", "f1", "auroc"):
         print(f"  test {name:>10}: {unit['test'][name]:.4f}")
     print(f"  confusion [[TN, FP], [FN, TP]]: {unit['test']['confusion']}")
-    return unit
+
+    # 4. Draw the network from the live module.
+    model = ChestCNN(settings.classifier_image_size)
+    picture = figures.save_figure(
+        diagrams.cnn_diagram(model, description), config.output_dir, "08_cnn",
+        "Output shapes without the batch; parameters of every layer.",
+    )  # fmt: skip
+    linear = diagrams.count_parameters(model.fc1)
+    return results.save_result(
+        folder, config, description, synthetic[1], unit["seconds"], figures=[picture],
+        parameters=diagrams.count_parameters(model), first_linear=linear, steps=unit["steps"],
+        **{key: unit[key] for key in ("arm", "seed", "num_real", "num_synthetic", "test")},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -70,6 +70,19 @@ def main(config: Config) -> dict:
         figures.save_figure(curves, config.output_dir, f"09_loss_{config.protocol}",
                             "Cross-entropy; validation images are real in every arm.")
     )  # fmt: skip
+    test = augmentation.real_tensors(radiographs, "test", settings)
+    found = augmentation.disagreements(units, test.labels.numpy())
+    if found:
+        gallery = figures.disagreements(found, test, description)
+        counts = [
+            f"{figures.TITLES[arm]}: {len(kinds['mended'])} mended, {len(kinds['spoiled'])} spoiled"
+            for arm, kinds in found.items()
+        ]
+        pictures.append(
+            figures.save_figure(gallery, config.output_dir, f"09_gallery_{config.protocol}",
+                                f"Test images, seed {config.seed}. {'; '.join(counts)}.")
+        )  # fmt: skip
+    print(augmentation.console(rows, config.arms[1:]), end="\n\n")
     print(f"{config.protocol} protocol, {description['kind']} data, {config.num_seeds} seeds:")
     for row in rows:
         accuracy, auroc = row["test"]["accuracy"], row["test"]["auroc"]

@@ -21,6 +21,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("01_explore_data", {}),
     ("02_train_cvae", {}),
     ("03_train_enhanced_cvae", {}),
+    ("11_posterior_collapse", {}),
     ("04_train_ddpm", {"generator": "ddpm"}),
     ("04_train_ddpm", {"generator": "ddpm_mended"}),
     ("06_generate_synthetic", {"overwrite": True}),

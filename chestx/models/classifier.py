@@ -22,14 +22,15 @@ class ChestCNN(ModelMixin, ConfigMixin):
             raise ValueError(f"image_size={image_size} must be divisible by 4, for two max-pools")
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.pool, self.relu = nn.MaxPool2d(2), nn.ReLU()
         self.fc1 = nn.Linear(32 * (image_size // 4) ** 2, 128)
         self.fc2 = nn.Linear(128, num_classes)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The penultimate layer: (B, 128)."""
-        x = F.max_pool2d(F.relu(self.conv1(images)), 2)  # (B, 16, H/2, W/2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)  # (B, 32, H/4, W/4)
-        return F.relu(self.fc1(x.flatten(1)))
+        x = self.pool(self.relu(self.conv1(images)))  # (B, 16, H/2, W/2)
+        x = self.pool(self.relu(self.conv2(x)))  # (B, 32, H/4, W/4)
+        return self.relu(self.fc1(x.flatten(1)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.features(images))

@@ -1,0 +1,136 @@
+"""Small computations behind the lessons: what SSIM sees, what beta does, what wrong formulas do."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage, optimize
+
+from chestx.config import generator_for
+from chestx.models.classifier import ChestCNN
+from chestx.models.ddpm import build_scheduler
+from chestx.models.enhanced_cvae import mean_ssim
+
+
+def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, float]]:
+    """name -> (distorted image, MSE, SSIM): four distortions with the same mean squared error.
+
+    ``image`` (1, H, W) in [-1, 1]. The blur is given, a Gaussian of H / 32 pixels; strength of
+    noise, brightness and shift is solved for so that their MSE, after clipping to [-1, 1], is
+    the blur's. Raises ValueError for a constant image, which no blur or shift changes.
+    """
+    clean = image[0].double().numpy()
+    noise = torch.randn(clean.shape, generator=generator_for(0), dtype=torch.float64).numpy()
+    sign = -1 if clean.mean() > 0 else 1  # towards the side with more room
+    kinds = {
+        "noise": lambda s: clean + s * noise,
+        "brightness": lambda s: clean + sign * s,
+        "shift": lambda s: ndimage.shift(clean, s * len(clean) / 2, order=1, mode="nearest"),
+    }
+
+    def error(picture: np.ndarray) -> float:
+        return float(np.square(picture.clip(-1, 1) - clean).mean())
+
+    blurred = ndimage.gaussian_filter(clean, len(clean) / 32, mode="nearest")
+    target = error(blurred)
+    if target < 1e-9:
+        raise ValueError("the image is constant: no blur changes it; choose another image")
+    pictures = {"original": clean, "blur": blurred}
+    for name, distort in kinds.items():
+        strength = optimize.brentq(lambda s, f=distort: error(f(s)) - target, 0, 1)
+        pictures[name] = distort(strength)
+    found = {}
+    for name, picture in pictures.items():
+        distorted = torch.from_numpy(picture.clip(-1, 1)).float()[None]
+        similarity = mean_ssim(image[None].float(), distorted[None]).item()
+        found[name] = (distorted, error(picture), similarity)
+    return found
+
+
+def active_units(mu: torch.Tensor, threshold: float = 0.01) -> int:
+    """Latent dimensions that are used: those where Var_x(E[z_u | x]) exceeds ``threshold``.
+
+    ``mu``: (N, latent_dim), the encoder's means of N images. Burda et al. 2015, arXiv:1509.00519.
+    """
+    return int((mu.var(0) > threshold).sum())
+
+
+def deck_errors() -> list[dict[str, Any]]:
+    """The slides' slips: where, as written, right, and what would happen if one used it.
+
+    Every number is computed from the deck's schedule and network.
+    """
+    scheduler = build_scheduler("deck")
+    T = scheduler.config.num_train_timesteps
+    betas, alphas_cumprod = scheduler.betas.double(), scheduler.alphas_cumprod.double()
+    alphas = 1 - betas
+    left = alphas_cumprod[-1].sqrt().item()
+
+    noise_variance = torch.zeros((), dtype=torch.float64)
+    for alpha in alphas:  # x <- alpha x + sqrt(1 - alpha) eps
+        noise_variance = alpha.square() * noise_variance + 1 - alpha
+    rootless = noise_variance.sqrt().item()
+    tiny = torch.zeros((), dtype=torch.float64)
+    for alpha, beta in zip(alphas, betas):  # variance (1 - alpha) sigma_t^2 with sigma_t^2 = beta
+        tiny = alpha * tiny + beta * beta
+
+    cnn = ChestCNN(64)
+    one_pool = 4 * cnn.fc1.in_features
+    return [
+        {
+            "slide": "noise schedule",
+            "wrong": r"\bar{\alpha}_t = \sum_{s=1}^{t} \alpha_s",
+            "right": r"\bar{\alpha}_t = \prod_{s=1}^{t} \alpha_s",
+            "then": f"The sum is {alphas[:2].sum():.2f} at t = 2 and {alphas.sum():.0f} at t = {T}: "
+            "the root of 1 minus it does not exist.",
+        },
+        {
+            "slide": "forward process",
+            "wrong": r"x_{t+1} = \alpha x_t + \sqrt{1 - \alpha}\, \epsilon",
+            "right": r"x_{t+1} = \sqrt{\alpha}\, x_t + \sqrt{1 - \alpha}\, \epsilon",
+            "then": f"After {T} steps {alphas_cumprod[-1]:.0%} of the signal's amplitude would be "
+            f"left instead of {left:.0%}, and noise of standard deviation {rootless:.2f} instead "
+            f"of {(1 - alphas_cumprod[-1]).sqrt():.2f}: x_T would not be N(0, 1).",
+        },
+        {
+            "slide": "forward process, variance",
+            "wrong": r"(1 - \alpha_t)\, \sigma_t^2",
+            "right": r"1 - \alpha_t",
+            "then": "With the reverse step's sigma, about the root of beta, all steps together would "
+            f"add noise of standard deviation {tiny.sqrt():.2f}: the image would never get lost.",
+        },
+        {
+            "slide": "reverse process",
+            "wrong": "",
+            "right": r"\mu_\theta = \frac{1}{\sqrt{\alpha_t}} \left( x_t - \frac{\beta_t}"
+            r"{\sqrt{1 - \bar{\alpha}_t}} \epsilon_\theta \right), \quad \sigma_t^2 = \beta_t "
+            r"\frac{1 - \bar{\alpha}_{t-1}}{1 - \bar{\alpha}_t}",
+            "then": "The slide's mean and variance are not those of Ho et al. 2020, equations 7 and "
+            f"11. Without, say, the division by the root of alpha, {T} steps would shrink the "
+            f"image to {left:.0%} of its contrast.",
+        },
+        {
+            "slide": "training",
+            "wrong": r"x_1 = \alpha x_0 + \sqrt{1 - \alpha}\, \epsilon, \quad \epsilon_\theta(x_1, t)",
+            "right": r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, \quad "
+            r"\epsilon_\theta(x_t, t)",
+            "then": f"The network would see noise of standard deviation {betas[0].sqrt():.2f} to "
+            f"{betas[-1].sqrt():.2f} only, but sampling starts at 1.",
+        },
+        {
+            "slide": "DDPM parameters",
+            "wrong": rf"T = {T}, \quad \beta_1 = 10^{{-4}}, \quad \beta_T = 0.02",
+            "right": rf"\beta_t \times 1000 / T",
+            "then": f"Ho et al. chose these betas for T = 1000. Walked in {T} steps they leave "
+            f"{left:.0%} of the signal's amplitude at T, yet sampling starts from pure noise: the "
+            "images come out washed out. This one is kept, as the arm ddpm.",
+        },
+        {
+            "slide": "CNN architecture",
+            "wrong": r"\mathrm{one\ max\ pool}",
+            "right": r"\mathrm{two\ max\ pools}",
+            "then": f"The slide's {cnn.fc1.in_features:,} features need two. With one, the first "
+            f"linear layer would read {one_pool:,} features and alone have "
+            f"{one_pool * 128 + 128:,} parameters.",
+        },
+    ]  # fmt: skip
