@@ -224,9 +224,9 @@ def verdict(row: dict[str, Any], metric: str = "auroc") -> str:
 def disagreements(
     units: list[dict[str, Any]], labels: np.ndarray
 ) -> dict[str, dict[str, list[int]]]:
-    """arm -> {"mended": indices, "spoiled": indices} of test images, for the first seed.
+    """arm -> {"corrected": indices, "spoiled": indices} of test images, for the first seed.
 
-    Mended: wrong without the synthetic images, right with them, at threshold 0.5; ``labels``
+    Corrected: wrong without the synthetic images, right with them, at threshold 0.5; ``labels``
     (N,) is the truth. Empty without the original arm.
     """
     right = {
@@ -239,7 +239,7 @@ def disagreements(
         return {}
     return {
         arm: {
-            "mended": np.flatnonzero(~original & own).tolist(),
+            "corrected": np.flatnonzero(~original & own).tolist(),
             "spoiled": np.flatnonzero(original & ~own).tolist(),
         }
         for arm, own in right.items()

@@ -139,6 +139,7 @@ def block_diagram(columns: dict[str, list[Block]], data: dict[str, Any], title: 
     """Columns of boxes, read from top to bottom and from left to right."""
     rows = max(len(blocks) for blocks in columns.values())
     figure, axes = _frame(4.0 * len(columns), rows, data, title)
+    last = 0.0
     for index, (name, blocks) in enumerate(columns.items()):
         heights = _column(axes, 4.0 * index, name, blocks)
         if index:
@@ -244,7 +245,7 @@ def flow_diagram(stages: list[tuple[str, str]], data: dict[str, Any], title: str
     places = [(4.0 * (i % 4), -1.3 * (i // 4)) for i in range(len(stages))]
     for (what, detail), (x, y) in zip(stages, places):
         _box(axes, x, y, what, detail, "#eef3f8")
-    for (x, y), (next_x, next_y) in zip(places, places[1:]):
+    for (x, y), (next_x, next_y) in itertools.pairwise(places):
         if y == next_y:
             _arrow(axes, (x + 1.72, y), (next_x - 1.72, next_y))
         else:

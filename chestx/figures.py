@@ -126,9 +126,8 @@ def titled_images(
     """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own."""
     columns = max([1, *(len(row) for row in rows.values())])
     lines = max([1, *(text.count("\n") + 1 for row in rows.values() for _, text in row)])
-    figure = start_figure(
-        1.25 * columns + 1.6, (1.3 + 0.13 * lines) * len(rows) + 0.8, data, title + "\n"
-    )
+    width, height = (1.25, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)
+    figure = start_figure(width * columns + 1.6, height * len(rows) + 0.8, data, title + "\n")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, row) in zip(grid, rows.items()):
         for axes in line:
@@ -163,6 +162,7 @@ def noise_schedules(schedules: dict[str, torch.Tensor], data: dict[str, Any]) ->
         axes.set_xlabel("t", fontsize=8)
         _plain(axes)
     panels[0].legend(frameon=False, fontsize=8)
+    panels[1].set_ylim(0, 1.05)
     return figure
 
 
@@ -261,7 +261,7 @@ def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figu
 def disagreements(
     found: dict[str, dict[str, list[int]]], test: Any, data: dict[str, Any], columns: int = 8
 ) -> Figure:
-    """The first test images that each arm mends and spoils: True / Original / Augmented.
+    """The first test images that each arm corrects and spoils: True / Original / Augmented.
 
     ``found`` is what ``augmentation.disagreements`` returns, ``test`` the ``RadiographTensors``.
     """
@@ -272,7 +272,7 @@ def disagreements(
             for index in indices[:columns]:
                 label = int(test.labels[index])
                 true, other = CLASS_NAMES[label], CLASS_NAMES[1 - label]
-                answers = (other, true) if kind == "mended" else (true, other)
+                answers = (other, true) if kind == "corrected" else (true, other)
                 text = "True {}\nOriginal {}\nAugmented {}".format(true, *answers)
                 row.append((test[[index]]["images"][0], text))
     return titled_images(rows, data, "True / Original / Augmented")

@@ -15,9 +15,9 @@ from chestx.models.enhanced_cvae import mean_ssim
 def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, float]]:
     """name -> (distorted image, MSE, SSIM): four distortions with the same mean squared error.
 
-    ``image`` (1, H, W) in [-1, 1]. The blur is given, a Gaussian of H / 32 pixels; strength of
-    noise, brightness and shift is solved for so that their MSE, after clipping to [-1, 1], is
-    the blur's. Raises ValueError for a constant image, which no blur or shift changes.
+    ``image`` (1, H, W) in [-1, 1]. The blur is given, a Gaussian of H / 24 pixels (at least 1);
+    the strength of noise, brightness and shift is solved for so that their MSE, after clipping
+    to [-1, 1], is the blur's. Raises ValueError for a constant image, which no blur changes.
     """
     clean = image[0].double().numpy()
     noise = torch.randn(clean.shape, generator=generator_for(0), dtype=torch.float64).numpy()
@@ -31,7 +31,7 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
     def error(picture: np.ndarray) -> float:
         return float(np.square(picture.clip(-1, 1) - clean).mean())
 
-    blurred = ndimage.gaussian_filter(clean, len(clean) / 32, mode="nearest")
+    blurred = ndimage.gaussian_filter(clean, max(1, len(clean) / 24), mode="nearest")
     target = error(blurred)
     if target < 1e-9:
         raise ValueError("the image is constant: no blur changes it; choose another image")
@@ -81,7 +81,7 @@ def deck_errors() -> list[dict[str, Any]]:
             "slide": "noise schedule",
             "wrong": r"\bar{\alpha}_t = \sum_{s=1}^{t} \alpha_s",
             "right": r"\bar{\alpha}_t = \prod_{s=1}^{t} \alpha_s",
-            "then": f"The sum is {alphas[:2].sum():.2f} at t = 2 and {alphas.sum():.0f} at t = {T}: "
+            "then": f"The sum is {alphas[:2].sum():.2f} at t = 2, {alphas.sum():.0f} at t = {T}: "
             "the root of 1 minus it does not exist.",
         },
         {
@@ -96,8 +96,8 @@ def deck_errors() -> list[dict[str, Any]]:
             "slide": "forward process, variance",
             "wrong": r"(1 - \alpha_t)\, \sigma_t^2",
             "right": r"1 - \alpha_t",
-            "then": "With the reverse step's sigma, about the root of beta, all steps together would "
-            f"add noise of standard deviation {tiny.sqrt():.2f}: the image would never get lost.",
+            "then": "With the reverse step's sigma, about the root of beta, all steps would add "
+            f"noise of standard deviation {tiny.sqrt():.2f}: the image would never get lost.",
         },
         {
             "slide": "reverse process",
@@ -105,22 +105,23 @@ def deck_errors() -> list[dict[str, Any]]:
             "right": r"\mu_\theta = \frac{1}{\sqrt{\alpha_t}} \left( x_t - \frac{\beta_t}"
             r"{\sqrt{1 - \bar{\alpha}_t}} \epsilon_\theta \right), \quad \sigma_t^2 = \beta_t "
             r"\frac{1 - \bar{\alpha}_{t-1}}{1 - \bar{\alpha}_t}",
-            "then": "The slide's mean and variance are not those of Ho et al. 2020, equations 7 and "
+            "then": "The slide's mean and variance are not those of Ho et al. 2020, eq. 7 and "
             f"11. Without, say, the division by the root of alpha, {T} steps would shrink the "
             f"image to {left:.0%} of its contrast.",
         },
         {
             "slide": "training",
-            "wrong": r"x_1 = \alpha x_0 + \sqrt{1 - \alpha}\, \epsilon, \quad \epsilon_\theta(x_1, t)",
-            "right": r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, \quad "
-            r"\epsilon_\theta(x_t, t)",
+            "wrong": r"x_1 = \alpha x_0 + \sqrt{1 - \alpha}\, \epsilon, \quad "
+            r"\epsilon_\theta(x_1, t)",
+            "right": r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, "
+            r"\quad \epsilon_\theta(x_t, t)",
             "then": f"The network would see noise of standard deviation {betas[0].sqrt():.2f} to "
             f"{betas[-1].sqrt():.2f} only, but sampling starts at 1.",
         },
         {
             "slide": "DDPM parameters",
             "wrong": rf"T = {T}, \quad \beta_1 = 10^{{-4}}, \quad \beta_T = 0.02",
-            "right": rf"\beta_t \times 1000 / T",
+            "right": r"\beta_t \times 1000 / T",
             "then": f"Ho et al. chose these betas for T = 1000. Walked in {T} steps they leave "
             f"{left:.0%} of the signal's amplitude at T, yet sampling starts from pure noise: the "
             "images come out washed out. This one is kept, as the arm ddpm.",

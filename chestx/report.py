@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
+from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 
 from chestx import diagrams, figures, lessons, results
@@ -58,7 +59,8 @@ def formula(tex: str) -> Markup:
     if not tex:
         return Markup("")
     buffer = io.BytesIO()
-    math_to_image(f"${tex}$", buffer, format="svg", dpi=100)
+    shown = tex.replace(r"\frac", r"\dfrac")
+    math_to_image(f"${shown}$", buffer, prop=FontProperties(size=14), format="svg")
     content = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img class="formula" alt="{}" src="data:image/svg+xml;base64,{}">').format(
         tex, content

@@ -28,10 +28,10 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "The question": (
         Slide(
             "Introduction", "data", "01_explore_data",
-            "Pneumonia is common, radiographs of healthy children are rarer in this collection, and "
-            "a classifier trained on it learns to say pneumonia. The deck's idea: let a generative "
-            "model paint the missing NORMAL images, and train on real and synthetic ones together. "
-            "Whether that helps is a question for the real test set alone.",
+            "Pneumonia is common, radiographs of healthy children are rarer in this collection, "
+            "and a classifier trained on it learns to say pneumonia. The deck's idea: let a "
+            "generative model paint the missing NORMAL images, and train on real and synthetic "
+            "ones together. Whether that helps is a question for the real test set alone.",
         ),
     ),
     "The radiographs": (
@@ -52,8 +52,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "Why conditional?", CVAE, "02_train_cvae",
             "An unconditional generator would paint what it saw most: pneumonia. Given the label, "
-            "one model learns what all chests share from both classes and still paints the class "
-            "that is asked for. Below, the same z is decoded under both labels.",
+            "one model learns what all chests share from both classes and is told which class to "
+            "paint. Below, the same z is decoded under both labels: how much does the label say?",
             (r"p(x) = \sum_y p(x \mid y)\, p(y)",),
             ("02_cvae_labels", "01_class_means"),
         ),
@@ -90,8 +90,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "Enhanced conditional VAE": (
         Slide(
             "Residual blocks", ENHANCED, "03_train_enhanced_cvae",
-            "A block learns what to add to its input. Where nothing is to be added it does no harm, "
-            "and the gradient reaches early layers unweakened.",
+            "A block learns what to add to its input. Where nothing is to be added it does no "
+            "harm, and the gradient reaches early layers unweakened.",
             (r"y = x + f(x)",), ("03_residual_block",),
         ),
         Slide(
@@ -103,9 +103,9 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "SSIM", ENHANCED, "03_train_enhanced_cvae",
-            "Four distortions with the very same mean squared error. To the eye they are not alike, "
-            "and structural similarity agrees: a little more brightness is nothing, noise and blur "
-            "destroy structure.",
+            "Four distortions with the very same mean squared error. To the eye they are not "
+            "alike, and structural similarity agrees: a little more brightness is nothing, noise "
+            "and blur destroy structure.",
             (
                 r"\mathrm{SSIM}(x, y) = \frac{(2 \mu_x \mu_y + c_1)(2 \sigma_{xy} + c_2)}"
                 r"{(\mu_x^2 + \mu_y^2 + c_1)(\sigma_x^2 + \sigma_y^2 + c_2)}",
@@ -114,8 +114,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "The total loss", ENHANCED, "03_train_enhanced_cvae",
-            "The deck leaves beta and lambda open; ours are in the table of settings. With the SSIM "
-            "term the sum is no bound on the likelihood any more, and its size depends on lambda.",
+            "The deck leaves beta and lambda open; ours are in the table of settings. With the "
+            "SSIM term the sum is no bound on the likelihood; its size depends on lambda.",
             (
                 r"\mathcal{L} = \mathrm{reconstruction} + \beta\, \mathrm{KL} + "
                 r"\lambda\, (1 - \mathrm{SSIM})",
@@ -124,8 +124,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "Beta", "posterior_collapse", "11_posterior_collapse",
-            "Beta sets the price of information in z. Cheap: good reconstructions, but samples from "
-            "the prior fall into holes. Dear: z falls silent (posterior collapse), and every "
+            "Beta sets the price of information in z. Cheap: good reconstructions, but samples "
+            "from the prior fall into holes. Dear: z falls silent (posterior collapse), and every "
             "image is the mean chest. Short trainings that differ in beta alone.",
             (r"\beta\, \mathrm{KL}(q(z \mid x, y) \,\Vert\, p(z \mid y))",),
             ("11_beta",), "beta",
@@ -139,8 +139,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "Enhanced CVAE: results at epochs 1, 30, 78", ENHANCED, "03_train_enhanced_cvae",
-            "The epochs of the slide, as far as training went before it stopped, and the epoch that "
-            "was kept.",
+            "The epochs of the slide, as far as training went before it stopped, and the epoch "
+            "that was kept.",
             (), ("03_enhanced_cvae_epochs",), "training",
         ),
     ),
@@ -178,8 +178,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "Reverse formulas", "ddpm", DDPM_SCRIPT,
-            "The mean of a step back, from the network's guess of the noise, and its variance, that "
-            "of the posterior q(x_{t-1} | x_t, x_0).",
+            "The mean of a step back, from the network's guess of the noise, and its variance, "
+            "that of the posterior q(x_{t-1} | x_t, x_0).",
             (
                 r"\mu_\theta(x_t, t) = \frac{1}{\sqrt{\alpha_t}} \left( x_t - "
                 r"\frac{\beta_t}{\sqrt{1 - \bar{\alpha}_t}}\, \epsilon_\theta(x_t, t) \right)",
@@ -222,8 +222,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "Synthetic images": (
         Slide(
             "The complete flow", "synthesis/{protocol}", "run_all",
-            "Every box is a step that reads what the one before it wrote. Test images appear in the "
-            "last but one box and nowhere before.",
+            "Every box is a step that reads what the one before it wrote. Test images appear in "
+            "the last but one box and nowhere before.",
             (), ("flow_{protocol}",),
         ),
         Slide(
@@ -261,8 +261,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "True / Original / Augmented", "comparison/deck", "09_compare_augmentation",
-            "Test images on which the classifier with synthetic images and the one without, trained "
-            "from the same initial weights, disagree: the first of each kind, not chosen.",
+            "Test images on which the classifier with synthetic images and the one without, "
+            "trained from the same initial weights, disagree: the first of each kind, not chosen.",
             (), ("09_gallery_deck",),
         ),
         Slide(

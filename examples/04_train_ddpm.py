@@ -110,7 +110,10 @@ def main(config: Config) -> dict:
         for strip in strips.values()
     )
     left, T = scheduler.alphas_cumprod[-1] ** 0.5, scheduler.config.num_train_timesteps
-    schedules = {key: build_scheduler(*VARIANTS[key]).betas for key in ("ddpm", config.generator)}
+    schedules = {
+        key: build_scheduler(*VARIANTS[key]).betas
+        for key in ("ddpm", "ddpm_mended", config.generator)
+    }
     drawn = {
         "schedule": (
             figures.noise_schedules(schedules, description),

@@ -75,7 +75,8 @@ def main(config: Config) -> dict:
     if found:
         gallery = figures.disagreements(found, test, description)
         counts = [
-            f"{figures.TITLES[arm]}: {len(kinds['mended'])} mended, {len(kinds['spoiled'])} spoiled"
+            f"{figures.TITLES[arm]}: "
+            + ", ".join(f"{len(indices)} {kind}" for kind, indices in kinds.items())
             for arm, kinds in found.items()
         ]
         pictures.append(

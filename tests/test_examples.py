@@ -1,6 +1,7 @@
 """Every example on tiny settings, as a user runs it, and the whole chain with its report."""
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from diffusers import DDPMPipeline
 from chestx import results
 from chestx.augmentation import ARMS
 from chestx.config import CommonConfig, defaults
+from chestx.slides import CHAPTERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {
@@ -51,7 +53,8 @@ def whole(tmp_path_factory):
 
 
 def test_run_all_leaves_every_result_and_one_report(whole):
-    for folder in ("data", "cvae", "enhanced_cvae", "ddpm", "ddpm_mended", "synthesis/fair",
+    for folder in ("data", "cvae", "enhanced_cvae", "posterior_collapse", "ddpm", "ddpm_mended",
+                   "synthesis/fair", "classifier",
                    "synthesis/deck", "comparison/fair", "comparison/deck"):  # fmt: skip
         result = results.read_json(whole / folder / "result.json")
         assert result["data"]["kind"] == "phantom"
@@ -63,15 +66,48 @@ def test_run_all_leaves_every_result_and_one_report(whole):
 def test_report_is_self_contained_and_says_phantom(whole):
     page = (whole / "report.html").read_text()
     shown = re.findall(r'src="([^"]+)"', page)
+    formulas = [source for source in shown if source.startswith("data:image/svg+xml;base64,")]
+    shown = [source for source in shown if source not in formulas]
     assert len(shown) == len(list((whole / "figures").glob("*.png")))
-    assert all(source.startswith("data:image/png;base64,") for source in shown)
+    assert all(b"<svg" in base64.b64decode(source.split(",")[1]) for source in formulas)
     for source in shown:
+        assert source.startswith("data:image/png;base64,")
         assert base64.b64decode(source.split(",")[1])[:4] == b"\x89PNG"
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("(phantom data)") == len(shown)
     assert "no number on\n   this page says anything about radiographs" in page
     for arm in ("CVAE", "enhanced CVAE", "DDPM mended", "original"):
         assert arm in page
+
+
+def test_every_slide_is_in_the_report_with_its_pictures(whole):
+    page = (whole / "report.html").read_text()
+    page, number = html.unescape(page), 0
+    for chapter, slides in CHAPTERS.items():
+        assert chapter in page
+        for slide in slides:
+            heading = slide.title
+            if slide.in_deck:
+                number += 1
+                heading = f'<span class="number">slide {number}</span> {slide.title}'
+            start = page.index(f"<h3>{heading}</h3>")
+            own = page[start : page.index("</section>", start)]
+            assert own.count('class="formula"') >= len(slide.formulas)
+            assert own.count("<figure>") == len(slide.figures)
+            if slide.numbers:
+                assert "<table" in own or "<pre>" in own or "parameters" in own
+    assert number == 26
+    assert "More figures" not in page  # every picture has its place
+
+
+def test_console_of_the_deck(whole):
+    page = (whole / "report.html").read_text()
+    printed = "\n".join(re.findall(r"<pre>(.*?)</pre>", page, flags=re.S))
+    for line in ("Original Accuracy:", "Augmented Accuracy:", "Precision:", "Confusion Matrix:"):
+        assert line in printed
+    deck = results.read_json(whole / "comparison" / "deck" / "result.json")
+    mean = next(row for row in deck["arms"] if row["arm"] == "ddpm")["test"]["f1"]["mean"]
+    assert f"F1-score:  {mean:.4f}" in printed
 
 
 def test_report_escapes_file_names(whole, tmp_path):
@@ -96,7 +132,7 @@ def test_run_all_again_skips_everything(whole, capsys):
     load("run_all").main(CommonConfig(**common), **TINY)
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("result.json")}
     assert results.read_ledger(whole / "ledger.jsonl") == ledger
-    assert capsys.readouterr().out.count("skipped") == 10
+    assert capsys.readouterr().out.count("skipped") == 11
 
 
 def test_every_reading_of_test_is_in_the_ledger_once(whole):
@@ -210,8 +246,10 @@ def test_a_generator_of_other_data_is_refused(whole, tmp_path):
 def test_classifier_of_one_arm(whole, tmp_path, capsys):
     copy = shutil.copytree(whole, tmp_path / "copy")
     module = load("08_train_classifier")
-    unit = module.main(config(module, copy, arm="ddpm_mended", seed=5))
-    assert unit["num_synthetic"] > 0
+    result = module.main(config(module, copy, arm="ddpm_mended", seed=5))
+    assert result["num_synthetic"] > 0
+    assert result["figures"][0]["file"] == "08_cnn.png"
+    unit = results.read_json(copy / "comparison/fair/ddpm_mended/seed_5/result.json")
     assert len(unit["test_probabilities"]) == sum(unit["data"]["counts"]["test"].values())
     assert "phantom data" in capsys.readouterr().out
 

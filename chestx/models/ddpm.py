@@ -60,8 +60,8 @@ def build_scheduler(
         raise ValueError(f"prediction_type={prediction_type!r}; choose one of {PREDICTION_TYPES}")
     if schedule == "zero_snr" and prediction_type == "epsilon":
         raise ValueError(
-            "schedule='zero_snr' leaves no signal at T, so that noise prediction says nothing about "
-            "x_0 there; take prediction_type='v_prediction' or 'sample'"
+            "schedule='zero_snr' leaves no signal at T, so that noise prediction says nothing "
+            "about x_0 there; take prediction_type='v_prediction' or 'sample'"
         )
     factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
     beta_start, beta_end = (factor * beta for beta in BETAS)

@@ -1,0 +1,52 @@
+"""What the README says must run: its Python is executed, its flags and files must exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from chestx.config import CommonConfig, defaults, parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+COMMANDS = re.findall(r"python examples/(\w+)\.py([^`#\n]*)", README)
+
+
+def title(snippet):
+    return re.sub(r"\W+", " ", snippet.strip().splitlines()[-1])[:40]
+
+
+def test_the_readme_holds_snippets():
+    assert len(SNIPPETS) >= 2
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=map(title, SNIPPETS))
+def test_every_python_snippet_runs(snippet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize(("script", "flags"), COMMANDS)
+def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkeypatch):
+    path = ROOT / "examples" / f"{script}.py"
+    assert path.exists()
+    namespace = {"__name__": "example", "__file__": str(path)}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
+    parse(namespace.get("Config", CommonConfig), shlex.split(flags))
+
+
+def test_files_that_the_readme_shows_exist():
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert len(shown) >= 3
+    for name in shown:
+        assert (ROOT / name).stat().st_size < 400_000
+    for name in re.findall(r"`(chestx/[\w/]+(?:\.py)?)`", README):
+        assert (ROOT / name).exists()
+
+
+def test_presets_of_the_readme_are_those_of_the_code():
+    for preset in ("laptop", "slides"):
+        assert f"--preset {preset}" in README
+        assert f"{defaults(CommonConfig, preset)['output_dir']}/report.html" in README

@@ -1,0 +1,176 @@
+"""The deck's items: lessons computed, diagrams from live modules, every slide in report, README."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from chestx import diagrams, lessons
+from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
+from chestx.models.ddpm import build_scheduler, build_unet
+from chestx.slides import CHAPTERS
+
+ROOT = Path(__file__).parents[1]
+DATA = {"kind": "phantom", "source": "phantom", "protocol": "fair"}
+SLIDES = [slide for slides in CHAPTERS.values() for slide in slides]
+
+# The deck's items, in its order.
+DECK = """
+Introduction
+Dataset
+Class imbalance
+Why conditional?
+ELBO and CVAE loss
+CVAE: architecture
+CVAE: results at epochs 1, 30, 78
+Residual blocks
+The enhanced decoder
+SSIM
+The total loss
+Beta
+Early stopping
+Enhanced CVAE: results at epochs 1, 30, 78
+DDPM parameters
+The noise schedule
+Forward process
+Sampling process
+Reverse formulas
+UNet: architecture
+Training against sampling
+The complete flow
+CNN: architecture
+DDPM + CNN: results
+CVAE and enhanced CVAE: results
+True / Original / Augmented
+""".strip().splitlines()
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_slides_are_those_of_the_deck_in_its_order():
+    assert [slide.title for slide in SLIDES if slide.in_deck] == DECK
+    for slide in SLIDES:
+        assert (ROOT / "examples" / f"{slide.script}.py").exists()
+
+
+def test_every_slide_is_in_the_readme_with_script_and_formula():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    for slide in SLIDES:
+        if slide.in_deck:
+            row = next((line for line in lines if line.startswith(f"| {slide.title} |")), "")
+            assert f"`{slide.script}`" in row
+            for tex in slide.formulas:
+                assert f"${tex}$".replace("|", r"\|") in row
+
+
+# ------------------------------------------------------------------------------------- lessons
+
+
+@pytest.mark.parametrize("kind", ["bright", "dark"])
+def test_distortions_share_their_error_but_not_their_ssim(kind):
+    ramp = torch.linspace(-0.9, 0.4, 64).expand(64, 64)
+    image = (ramp + 0.3 * torch.sin(torch.arange(64) / 3)[:, None])[None].clamp(-1, 1)
+    image = image if kind == "dark" else -image
+    found = lessons.distortions(image)
+    assert set(found) == {"original", "blur", "noise", "brightness", "shift"}
+    errors = [error for name, (_, error, _) in found.items() if name != "original"]
+    assert max(errors) == pytest.approx(min(errors), rel=1e-3)
+    assert min(errors) > 1e-4
+    for picture, error, _ in found.values():
+        assert picture.abs().max() <= 1
+        assert (picture - image).square().mean().item() == pytest.approx(error, abs=1e-6)
+    similarity = {name: s for name, (_, _, s) in found.items()}
+    assert similarity["original"] == pytest.approx(1, abs=1e-5)
+    assert similarity["brightness"] > similarity["noise"] + 0.05
+
+
+def test_distortions_of_a_constant_image_are_refused():
+    with pytest.raises(ValueError, match="constant"):
+        lessons.distortions(torch.zeros(1, 32, 32))
+
+
+def test_active_units_counts_what_varies():
+    mu = torch.zeros(50, 5)
+    mu[:, 1] = torch.linspace(-1, 1, 50)
+    mu[:, 3] = 0.05 * torch.linspace(-1, 1, 50)  # variance 0.0009
+    assert lessons.active_units(mu) == 1
+
+
+def test_numbers_beside_the_decks_slips_are_right():
+    errors = {error["slide"]: error for error in lessons.deck_errors()}
+    assert len(errors) == 7
+    alphas = 1 - build_scheduler("deck").betas.double()
+    # Walk the wrong forward step with real noise: what the table says must come out.
+    x, signal = torch.zeros(20_000, dtype=torch.float64), 1.0
+    generator = torch.Generator().manual_seed(0)
+    for alpha in alphas:
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x, signal = alpha * x + (1 - alpha).sqrt() * noise, alpha * signal
+    said = re.findall(r"\d\.\d\d", errors["forward process"]["then"])
+    assert float(said[0]) == pytest.approx(x.std().item(), abs=0.015)
+    assert f"{signal:.0%} of the signal" in errors["forward process"]["then"]
+    assert "36%" in errors["DDPM parameters"]["then"]
+    assert "4,194,432" in errors["CNN architecture"]["then"]
+    assert torch.nn.Linear(32 * 32 * 32, 128).weight.numel() + 128 == 4_194_432
+
+
+# ------------------------------------------------------------------------------------ diagrams
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_cnn_and_vae_diagrams_follow_the_widths(width):
+    model = ConditionalVAE(32, 4, 2, (width, 2 * width))
+    said = texts(diagrams.cvae_diagram(model, DATA, "VAE"))
+    parameters = sum(p.numel() for p in model.encoder[0].parameters())
+    assert f"{width} x 16 x 16   {parameters:,} parameters" in said
+    enhanced = EnhancedConditionalVAE(32, 4, 2, (width, 2 * width))
+    said = texts(diagrams.cvae_diagram(enhanced, DATA, "VAE"))
+    assert any("ResidualBlock + Upsample" in text for text in said)
+    said = texts(diagrams.residual_diagram(enhanced, DATA))
+    assert f"{2 * width} x 8 x 8" in said
+
+
+def test_cnn_diagram_shows_both_pools_and_every_parameter():
+    said = texts(diagrams.cnn_diagram(ChestCNN(64), DATA))
+    assert said.count("MaxPool2d 2 x 2") == 2
+    assert "32 x 16 x 16" in said
+    assert any("1,048,704" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("model", "run"),
+    [
+        (ChestCNN(32), lambda m: m(torch.zeros(1, 1, 32, 32))),
+        (
+            ConditionalVAE(32, 4, 2, (8, 16)),
+            lambda m: m(torch.zeros(1, 1, 32, 32), torch.zeros(1, dtype=int)),
+        ),
+        (build_unet(16, (32, 32)), lambda m: m(torch.zeros(1, 1, 16, 16), torch.tensor(0))),
+        (
+            build_unet(16, (32, 40), num_classes=2),
+            lambda m: m(torch.zeros(1, 1, 16, 16), torch.tensor(0), torch.zeros(1, dtype=int)),
+        ),
+    ],
+)
+def test_blocks_hold_every_parameter_of_a_layer_once(model, run):
+    blocks = diagrams.trace(model, lambda: run(model))
+    loose = 0
+    if isinstance(model, ConditionalVAE):  # a scalar, and priors that no layer holds
+        loose = 1 + sum(p.numel() for m in (model.prior_mu, model.prior_logvar)
+                        for p in m.parameters())  # fmt: skip
+        traced = {block.name for block in blocks}
+        loose = 1 if "prior_mu" in traced else loose
+    assert sum(b.parameters for b in blocks) + loose == diagrams.count_parameters(model)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_unet_diagram_pairs_down_and_up():
+    unet = build_unet(32, (32, 40, 48))
+    said = texts(diagrams.unet_diagram(unet, DATA, "UNet"))
+    assert any(text.startswith("48 x 8 x 8") for text in said)
+    assert any(text.startswith("1 x 32 x 32") for text in said)
+    assert sum("DownBlock2D" in text for text in said) == 3
+    assert sum("UpBlock2D" in text for text in said) == 3
