@@ -235,19 +235,23 @@ def cnn_diagram(model: ChestCNN, data: dict[str, Any]) -> Figure:
 
 
 def flow_diagram(stages: list[tuple[str, str]], data: dict[str, Any], title: str) -> Figure:
-    """The complete flow: (what, detail) from left to right, in rows of four."""
+    """The complete flow: (what, detail) along the arrows, in rows of four."""
     rows = -(-len(stages) // 4)
     figure = start_figure(11, 1.1 * rows + 0.9, data, title)
     axes = figure.subplots()
     axes.set_xlim(-2, 14)
     axes.set_ylim(-1.3 * (rows - 1) - 0.6, 0.6)
     axes.axis("off")
-    places = [(4.0 * (i % 4), -1.3 * (i // 4)) for i in range(len(stages))]
+    places = []  # to and fro, as an ox ploughs
+    for i in range(len(stages)):
+        row, column = divmod(i, 4)
+        places.append((4.0 * (3 - column if row % 2 else column), -1.3 * row))
     for (what, detail), (x, y) in zip(stages, places):
         _box(axes, x, y, what, detail, "#eef3f8")
     for (x, y), (next_x, next_y) in itertools.pairwise(places):
         if y == next_y:
-            _arrow(axes, (x + 1.72, y), (next_x - 1.72, next_y))
+            side = 1.72 if next_x > x else -1.72
+            _arrow(axes, (x + side, y), (next_x - side, next_y))
         else:
-            _arrow(axes, (x, y - 0.37), (next_x, next_y + 0.37), connectionstyle="arc3,rad=0")
+            _arrow(axes, (x, y - 0.37), (next_x, next_y + 0.37))
     return figure

@@ -4,8 +4,8 @@
     python examples/11_posterior_collapse.py --betas 0.01 1 1000 --num-epochs 10
 
 Trains the enhanced CVAE briefly with several betas and nothing else changed. Expect half a minute
-with `--preset quick` and six minutes with `--preset laptop`: the larger beta, the fewer latent
-dimensions are used, until every image is the same mean chest (posterior collapse).
+with `--preset quick` and six minutes with `--preset laptop`: the larger beta, the fewer nats z
+carries, until every sample is the same mean chest (posterior collapse).
 """
 
 import dataclasses
