@@ -133,9 +133,9 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
-def _common_fields(generator: Generator, label: int, seed: int) -> dict[str, Any]:
+def _common_fields(generator: Generator, class_name: str, seed: int) -> dict[str, Any]:
     return {
-        "label": CLASS_NAMES[label],
+        "label": class_name,
         "seed": seed,
         "generator": generator.name,
         "checkpoint": generator.checkpoint,
@@ -143,9 +143,11 @@ def _common_fields(generator: Generator, label: int, seed: int) -> dict[str, Any
     }
 
 
-def same_settings(generator: Generator, folder: Path, seed: int, label: int = NORMAL) -> bool:
+def same_settings(
+    generator: Generator, folder: Path, seed: int, class_name: str = CLASS_NAMES[NORMAL]
+) -> bool:
     """Whether the set in ``folder``, if there is one, was made with these very settings."""
-    records, common = read_manifest(folder), _common_fields(generator, label, seed)
+    records, common = read_manifest(folder), _common_fields(generator, class_name, seed)
     return not records or all(records[0].get(key) == value for key, value in common.items())
 
 
@@ -155,6 +157,7 @@ def synthesize(
     folder: Path,
     *,
     label: int = NORMAL,
+    class_names: tuple[str, str] = CLASS_NAMES,
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[dict[str, Any]]:
@@ -164,20 +167,21 @@ def synthesize(
     ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. Raises
     ValueError if it was made with other settings.
     """
+    class_name = class_names[label]
     if num_images < 1:
         raise ValueError(
-            f"num_images={num_images}: NORMAL is not the smaller class, so nothing is missing; "
-            f"compare the original arm alone (--arms original)"
+            f"num_images={num_images}: {class_name} is not the smaller class, so nothing is "
+            f"missing; compare the original arm alone (--arms original)"
         )
-    common, records = _common_fields(generator, label, seed), read_manifest(folder)
-    if not same_settings(generator, folder, seed, label):
+    common, records = _common_fields(generator, class_name, seed), read_manifest(folder)
+    if not same_settings(generator, folder, seed, class_name):
         differ = [key for key in common if records[0].get(key) != common[key]]
         raise ValueError(
             f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
             f"--overwrite, or choose another folder"
         )
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
-    (folder / "train" / CLASS_NAMES[label]).mkdir(parents=True, exist_ok=True)
+    (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
     whole_lines = "".join(json.dumps(record) + "\n" for record in records)
     if not manifest.exists() or manifest.read_text(encoding="utf-8") != whole_lines:
@@ -192,7 +196,7 @@ def synthesize(
         batch = images.to_uint8(generator.sample(labels, torch_generators)).cpu()
         with manifest.open("a", encoding="utf-8") as file:
             for index, picture in zip(indices, batch):
-                name = f"{CLASS_NAMES[label]}/synthetic_{index:06d}.png"
+                name = f"{class_name}/synthetic_{index:06d}.png"
                 path = folder / "train" / name
                 Image.fromarray(picture[0].numpy()).save(path)
                 record = {"file_name": name, "index": index, "sha256": results.file_hash(path)}
@@ -203,7 +207,9 @@ def synthesize(
     return records[:num_images]
 
 
-def load_synthetic(folder: Path, num_images: int, image_size: int) -> RadiographTensors:
+def load_synthetic(
+    folder: Path, num_images: int, image_size: int, class_names: tuple[str, str] = CLASS_NAMES
+) -> RadiographTensors:
     """The first ``num_images`` of a synthetic set, through the same decoder as real images.
 
     Raises ValueError if there are fewer, or if a file is missing or was altered.
@@ -226,5 +232,5 @@ def load_synthetic(folder: Path, num_images: int, image_size: int) -> Radiograph
                     f"--image-size {picture.width}, or delete {folder} and run 06 again"
                 )
             decoded.append(images.decode(picture, image_size))
-    labels = [CLASS_NAMES.index(record["label"]) for record in records[:num_images]]
+    labels = [class_names.index(record["label"]) for record in records[:num_images]]
     return RadiographTensors(torch.stack(decoded), torch.tensor(labels))
