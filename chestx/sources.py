@@ -67,9 +67,9 @@ def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[
             return root, parts
     raise FileNotFoundError(
         f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
-        f"PNEUMONIA/, directly or one level deeper), nor one with class folders of another name; "
-        f"give --data phantom or such a folder. If all there is are folders {CLASS_NAMES}, say so "
-        f"by --classes NORMAL PNEUMONIA"
+        f"PNEUMONIA/, directly or one level deeper), nor one with other class folders; give --data "
+        f"phantom or such a folder, the one above train. If it is no copy of Kaggle's set but has "
+        f"its class names, say so by --classes NORMAL PNEUMONIA"
     )
 
 
