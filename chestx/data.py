@@ -86,6 +86,11 @@ def missing_images(labels: Iterable[int]) -> tuple[int, int]:
     return int(positive < negative), abs(positive - negative)
 
 
+def smaller_class(counts: dict[str, int]) -> str:
+    """The name of the smaller class, the one to synthesize; the first if they are equal."""
+    return min(counts, key=counts.get)
+
+
 # ---------------------------------------------------------------------------- patients, splits
 
 

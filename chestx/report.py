@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from chestx import results
 from chestx.augmentation import verdict
+from chestx.data import smaller_class
 from chestx.figures import TITLES, plus_minus
 from chestx.metrics.classification import prediction_interval
 
@@ -58,11 +59,6 @@ CAVEAT = (
 )
 
 
-def _smaller_class(result: dict[str, Any]) -> str:
-    counts = result["data"]["counts"]["train"]
-    return min(counts, key=counts.get)
-
-
 def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     counts, overlap = result["data"]["counts"], result["overlap"]
     rows = [
@@ -72,7 +68,7 @@ def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     classes = list(counts["train"])
     header = ["split", *(f"{c} {what}" for what in ("images", "patients") for c in classes)]
     text = [
-        f"{_smaller_class(result)} images missing for a balance: {name} protocol {count:,}."
+        f"{smaller_class(counts['train'])} images missing for a balance: {name} protocol {count:,}."
         for name, count in result["missing_normal"].items()
     ]
     known = "A NORMAL patient is known by a number in the file name alone, which is a proxy. "
@@ -96,11 +92,9 @@ def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
         for title, row in (("first", history[0]), ("best", best), ("last", history[-1]))
     ]
     config = result["config"]
-    classes = (
-        "both classes"
-        if config.get("class_conditional", True)
-        else f"{_smaller_class(result)} alone"
-    )
+    classes = "both classes"
+    if not config.get("class_conditional", True):
+        classes = f"{smaller_class(result['data']['counts']['train'])} alone"
     averaged = "averaged " if config.get("ema_decay") else ""
     kept = "best" if config.get("patience") else "last"
     text = [

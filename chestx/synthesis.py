@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from chestx import images, results
 from chestx.config import generator_for
-from chestx.data import Radiographs, RadiographTensors
+from chestx.data import Radiographs, RadiographTensors, smaller_class
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
@@ -41,6 +41,7 @@ class Generator:
     checkpoint: str  # SHA-256 of the weights
     settings: dict[str, Any]  # scheduler, steps, guidance: what else decides the images
     trained_on: set[str]  # SHA-256 of every training image
+    classes: tuple[str, ...] = CLASS_NAMES  # that it knows by label, or the one it was trained on
 
 
 def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
@@ -67,6 +68,8 @@ def load_generator(
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
         )
     trained_on = set(results.read_json(folder / "trained_on.json"))
+    counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
+    classes = tuple(counts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name in VAES:
         model = VAES[name].from_pretrained(folder / "model").to(device).eval()
@@ -78,7 +81,10 @@ def load_generator(
         sample, settings = pipeline_sampler(pipeline, sampler or "ddpm", num_inference_steps)
         weights = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
         size = pipeline.unet.config.sample_size
-    return Generator(name, sample, size, results.file_hash(weights), settings, trained_on)
+        if not takes_class_labels(pipeline.unet):
+            classes = (smaller_class(counts),)
+    checkpoint = results.file_hash(weights)
+    return Generator(name, sample, size, checkpoint, settings, trained_on, classes)
 
 
 def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_steps: int):
@@ -172,6 +178,11 @@ def synthesize(
         raise ValueError(
             f"num_images={num_images}: {class_name} is not the smaller class, so nothing is "
             f"missing; compare the original arm alone (--arms original)"
+        )
+    if generator.classes not in ((class_name,), tuple(class_names)):
+        raise ValueError(
+            f"{generator.name} was trained on {generator.classes}, but {class_name} of "
+            f"{class_names} is missing here; train it on this very training split"
         )
     common, records = _common_fields(generator, class_name, seed), read_manifest(folder)
     if not same_settings(generator, folder, seed, class_name):

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from test_examples import COMMON, TINY, config, load
 
-from chestx import data, results, sources
+from chestx import data, results, sources, synthesis
 from chestx.config import CommonConfig, defaults
 from chestx.data import load_radiographs
 from chestx.sources import CLASS_NAMES
@@ -291,6 +291,24 @@ def test_hub_repository_of_image_files(phantom_folder: Path, own_cache: Path) ->
     assert load_radiographs(f"hub:{clone}").describe()["fingerprint"] != plain
 
 
+def test_hub_repository_with_fewer_splits(
+    phantom_folder: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    """With Kaggle's class names and not its splits, it is read once its classes are named."""
+    for splits in ({"train": "train"}, {"train": "train", "test": "test"}):
+        clone = write_repository(phantom_folder, tmp_path / "-".join(splits), True, splits)
+        with pytest.raises(FileNotFoundError, match=r"say so by --classes NORMAL PNEUMONIA"):
+            load_radiographs(f"hub:{clone}")
+        radiographs = load_radiographs(f"hub:{clone}", classes=CLASS_NAMES)
+        assert radiographs.official_folders == list(splits)
+        files = {str(p.relative_to(phantom_folder)) for s in splits for p in
+                 phantom_folder.glob(f"{s}/*/*")}  # fmt: skip
+        kept = {name for split in radiographs.values() for name in split["file_name"]}
+        assert kept | set(radiographs.skipped_files) == files
+        patients = set(radiographs["test"]["patient"])
+        assert not patients & set(radiographs["train"]["patient"])
+
+
 @pytest.mark.parametrize(
     "columns, says",
     [
@@ -410,6 +428,7 @@ def test_other_classes_from_01_to_the_report(phantom_folder: Path, tmp_path: Pat
         assert len(list((out / "synthetic" / arm / "train" / "viral").iterdir())) == missing
     trained = results.read_json(out / "ddpm" / "result.json")
     assert trained["num_images"] == counts["train"]["viral"]
+    assert synthesis.load_generator("ddpm", out / "ddpm").classes == ("viral",)
     assert not (out / "comparison" / "deck").exists()
     page = (out / "report.html").read_text()
     for says in ("viral images missing for a balance", "training images of viral alone",
