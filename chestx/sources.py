@@ -289,10 +289,12 @@ def write_images(rows: datasets.Dataset, folder: Path) -> None:
     if not image or not label:
         raise ValueError(f"an image and a class label are needed, there are {rows.features}")
     rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
-    names = [Path(stored["path"] or "").name for stored in rows[image]]
+    names = [Path(stored["path"] or "").name if stored else None for stored in rows[image]]
     labels = list(rows[label])
-    if None in labels or min(labels) < 0:
-        raise ValueError(f"split {folder.name} holds images without a label; it cannot be used")
+    if None in names + labels or min(labels) < 0:  # -1: a label that is kept secret
+        raise ValueError(
+            f"split {folder.name} holds rows without image or label; it cannot be used"
+        )
     if len(set(zip(labels, names))) < len(names) or not all(is_image_name(Path(n)) for n in names):
         print(f"{folder.name}: the source has no file names of its own; images are numbered")
         names = [f"image_{i:06d}{Path(name).suffix or '.img'}" for i, name in enumerate(names)]

@@ -312,8 +312,9 @@ def test_hub_repository_with_fewer_splits(
 @pytest.mark.parametrize(
     "columns, says",
     [
-        ({"label": [0, -1]}, "images without a label"),
-        ({"label": [0, None]}, "images without a label"),
+        ({"label": [0, -1]}, "without image or label"),
+        ({"label": [0, None]}, "without image or label"),
+        ({"label": [0, 1], "image": [None, None]}, "without image or label"),
         ({"label": ["a", "b"]}, "a class label are needed"),
     ],
 )
