@@ -210,7 +210,7 @@ def in_process(script: str, endpoint: str, folder: Path) -> list[dict]:
     """
     environment = os.environ | {
         "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NO_PROXY": "127.0.0.1",
-        "HF_TOKEN": "hf_of_somebody", "CHESTX_CACHE": str(folder / "cache"),
+        "HF_TOKEN": "hf_of_somebody", "HF_HUB_OFFLINE": "0", "CHESTX_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }  # fmt: skip
     done = subprocess.run(
