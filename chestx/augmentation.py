@@ -17,7 +17,7 @@ import torch
 
 from chestx import results, synthesis
 from chestx.config import option
-from chestx.data import Radiographs, RadiographTensors, missing_normal, to_tensors
+from chestx.data import Radiographs, RadiographTensors, missing_images, to_tensors
 from chestx.metrics.classification import classification_metrics, mean_interval
 from chestx.models.classifier import ChestCNN, classifier_loss
 from chestx.training import TrainingConfig, train
@@ -98,7 +98,7 @@ def synthetic_set(
     made = results.load_result(
         Path(output_dir) / "synthesis" / settings.protocol, "06_generate_synthetic.py"
     )
-    count = missing_normal(radiographs["train"]["label"])
+    _, count = missing_images(radiographs["train"]["label"])
     folder = Path(output_dir) / "synthetic" / arm
     records = synthesis.read_manifest(folder)[:count]
     facts = {
@@ -113,14 +113,16 @@ def synthetic_set(
             f"`python examples/06_generate_synthetic.py` with the same flags first"
         )
     hashes = [record["sha256"] for record in records]
-    tensors = synthesis.load_synthetic(folder, count, settings.generator_image_size)
+    tensors = synthesis.load_synthetic(
+        folder, count, settings.generator_image_size, radiographs.class_names
+    )
     identity = {"synthetic": results.fingerprint(hashes), "num_synthetic": count}
     return tensors.resized(settings.classifier_image_size), identity
 
 
 @torch.inference_mode()
 def predict(model: ChestCNN, data: RadiographTensors, batch_size: int = 256) -> np.ndarray:
-    """Probability of PNEUMONIA for every image, (N,) in [0, 1]."""
+    """Probability of the positive class for every image, (N,) in [0, 1]."""
     model.eval()
     chunks = [
         model(data[list(range(i, min(i + batch_size, len(data))))]["images"].to(model.device))

@@ -39,11 +39,15 @@ class CommonConfig:
     )
     data: str = option(
         "phantom",
-        "'phantom' (procedural, no download) or a folder in Kaggle layout",
+        "'phantom' (procedural, no download), 'hub' or 'hub:OWNER/NAME@REVISION' (Hugging Face, no "
+        "token), 'kaggle' (needs kagglehub), or a folder of images in class folders",
         False,  # the images' content decides, not where they lie
         laptop="data/chest_xray",
         slides="data/chest_xray",
     )
+    classes: tuple[str, ...] = option(
+        (), "negative and positive class, if not NORMAL and PNEUMONIA or if there are more", False
+    )  # their names and images decide, as part of the data's fingerprint
     protocol: Literal["fair", "deck"] = option(
         "fair", "'fair' splits by patient, 'deck' takes the official folders as they are"
     )

@@ -1,4 +1,4 @@
-"""Radiographs: phantoms or a folder in Kaggle layout -> splits by patient -> uint8 tensors.
+"""Radiographs: any source of images -> splits by patient -> uint8 tensors.
 
 ``load_radiographs`` gives a ``datasets.DatasetDict`` with the columns ``image``, ``label``
 (``ClassLabel``), ``patient``, ``file_name`` and ``sha256`` (of the file's content).
@@ -30,18 +30,12 @@ from chestx.config import CommonConfig
 from chestx.sources import (
     CACHE_VERSION,
     CLASS_NAMES,
+    FOLDERS,
     cache_dir,
-    kaggle_rows,
-    phantom_folder,
+    folder_rows,
+    source_folder,
 )
 
-FEATURES = datasets.Features(
-    image=datasets.Image(),
-    label=datasets.ClassLabel(names=list(CLASS_NAMES)),
-    patient=datasets.Value("string"),
-    file_name=datasets.Value("string"),
-    sha256=datasets.Value("string"),
-)
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_\d+(?:_\d+)?\.\w+$")
 NORMAL_NAME = re.compile(r"^(NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.\w+$")
 
@@ -52,31 +46,49 @@ class Radiographs(datasets.DatasetDict):
     source: str
     kind: str  # "phantom" or "real"
     protocol: str
+    class_names: tuple[str, str]  # negative (label 0), positive (label 1)
+    official_folders: list[str]  # those of train, val and test that the source has
     skipped_files: dict[str, str]
+
+    def count_unnamed(self) -> int:
+        """How many images have a file name that tells no patient, so that content must do."""
+        return sum(p.startswith("content-") for split in self.values() for p in split["patient"])
 
     def describe(self) -> dict[str, Any]:
         """What every result says about its data; ``fingerprint`` changes with any image."""
         content = {name: sorted(zip(s["sha256"], s["label"])) for name, s in self.items()}
+        names = self.class_names
+        counts = {name: class_counts(split["label"], names) for name, split in self.items()}
+        other_classes = [names] if names != CLASS_NAMES else []
         return {
             "source": self.source,
             "kind": self.kind,
             "protocol": self.protocol,
-            "counts": {name: class_counts(split["label"]) for name, split in self.items()},
-            "fingerprint": results.fingerprint(content, self.protocol),
+            "counts": counts,
+            "fingerprint": results.fingerprint(content, self.protocol, *other_classes),
+            "official_folders": self.official_folders,
+            "without_patient": self.count_unnamed(),
             "skipped_files": self.skipped_files,
         }
 
 
-def class_counts(labels: Iterable[int]) -> dict[str, int]:
+def class_counts(
+    labels: Iterable[int], class_names: tuple[str, str] = CLASS_NAMES
+) -> dict[str, int]:
     """Number of images per class name."""
-    counts = np.bincount(np.asarray(list(labels), dtype=int), minlength=len(CLASS_NAMES))
-    return dict(zip(CLASS_NAMES, counts.tolist()))
+    counts = np.bincount(np.asarray(list(labels), dtype=int), minlength=len(class_names))
+    return dict(zip(class_names, counts.tolist()))
 
 
-def missing_normal(labels: Iterable[int]) -> int:
-    """How many NORMAL images balance the two classes; 0 if NORMAL is not the smaller one."""
-    counts = class_counts(labels)
-    return max(0, counts["PNEUMONIA"] - counts["NORMAL"])
+def missing_images(labels: Iterable[int]) -> tuple[int, int]:
+    """(label of the smaller class, how many images of it balance the two classes)."""
+    negative, positive = class_counts(labels).values()
+    return int(positive < negative), abs(positive - negative)
+
+
+def smaller_class(counts: dict[str, int]) -> str:
+    """The name of the smaller class, the one to synthesize; the first if they are equal."""
+    return min(counts, key=counts.get)
 
 
 # ---------------------------------------------------------------------------- patients, splits
@@ -129,6 +141,15 @@ def fair_splits(labels: list[int], patients: list[str]) -> dict[str, list[int]]:
     return {name: sorted(itertools.chain(*folds)) for name, folds in deal.items()}
 
 
+def own_test_part(labels: list[int], patients: list[str]) -> set[int]:
+    """Indices of a test part of 20 %, for sources without one: always the same, no shared patient.
+
+    One of five folds of ``StratifiedGroupKFold`` with a fixed seed.
+    """
+    folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=0)
+    return set(next(folds.split(labels, labels, patients))[1].tolist())
+
+
 def stratified_subset(labels: list[int], limit: int) -> list[int]:
     """Indices of at most ``limit`` images spread over the split, classes in proportion."""
     if limit < 2:
@@ -164,6 +185,7 @@ def load_radiographs(
     source: str,
     protocol: str = "fair",
     *,
+    classes: tuple[str, ...] = (),
     limit: int = 0,
     skip_bad_files: bool = False,
     num_phantoms: int = 800,
@@ -171,21 +193,32 @@ def load_radiographs(
 ) -> Radiographs:
     """Radiographs by split.
 
-    ``source`` is ``"phantom"`` or a folder in Kaggle layout. Protocol ``"fair"``: train and val
-    folders merged and split by patient into ``train``, ``validation``, ``reference``; beside
-    them ``test``. Protocol ``"deck"``: the official folders as they are. ``limit`` > 0 keeps a
-    stratified subset of at most that many images per split.
+    ``source`` is ``"phantom"``, ``"hub"``, ``"hub:OWNER/NAME@REVISION"``, ``"kaggle"`` or a folder
+    of images in class folders. Protocol ``"fair"``: train and val folders merged and split by
+    patient into ``train``, ``validation``, ``reference``; beside them ``test``, which is a fifth
+    of the images where the source has none. Protocol ``"deck"``: the official folders as they
+    are. ``classes`` names the negative and the positive class, see ``sources.class_pair``.
+    ``limit`` > 0 keeps a stratified subset of at most that many images per split.
 
-    Raises FileNotFoundError for a missing folder and ValueError for empty or unknown classes,
-    for unreadable files (unless ``skip_bad_files``) and for an unknown protocol.
+    Raises FileNotFoundError for a missing folder, OSError for a source that cannot be loaded and
+    ValueError for empty or unknown classes, for unreadable files (unless ``skip_bad_files``), for
+    an unknown protocol, and for missing official folders under ``"deck"``.
     """
     if protocol not in ("fair", "deck"):
         raise ValueError(f"protocol={protocol!r} is unknown; choose 'fair' or 'deck'")
-    folder = phantom_folder(num_phantoms, phantom_size) if source == "phantom" else Path(source)
-    rows, skipped = kaggle_rows(folder, skip_bad_files)
+    folder = source_folder(source, num_phantoms, phantom_size)
+    class_names, rows, skipped = folder_rows(folder, skip_bad_files, classes)
+    if protocol == "deck" and list(rows) != list(FOLDERS):
+        raise ValueError(
+            f"the deck protocol takes the official folders {FOLDERS} as they are, but {source!r} "
+            f"has {list(rows)} alone; use --protocol fair"
+        )
     pooled = [row | {"part": part} for part, part_rows in rows.items() for row in part_rows]
     groups = patient_groups([r["file_name"] for r in pooled], [r["sha256"] for r in pooled])
     pooled = [row | {"patient": group} for row, group in zip(pooled, groups)]
+    if "test" not in rows:
+        chosen = own_test_part([row["label"] for row in pooled], groups)
+        pooled = [row | ({"part": "test"} if i in chosen else {}) for i, row in enumerate(pooled)]
 
     splits = {"test": [row for row in pooled if row["part"] == "test"]}
     if protocol == "deck":
@@ -198,25 +231,34 @@ def load_radiographs(
         indices = fair_splits([row["label"] for row in own], [row["patient"] for row in own])
         splits |= {name: [own[i] for i in part] for name, part in indices.items()}
 
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=list(class_names)),
+        patient=datasets.Value("string"),
+        file_name=datasets.Value("string"),
+        sha256=datasets.Value("string"),
+    )
     radiographs = Radiographs()
     for name in ("train", "validation", "reference", "test"):
         if chosen := splits.get(name):
             if limit:
                 kept = stratified_subset([row["label"] for row in chosen], limit)
                 chosen = [chosen[i] for i in kept]
-            columns = {key: [row[key] for row in chosen] for key in FEATURES}
-            radiographs[name] = datasets.Dataset.from_dict(columns, features=FEATURES)
+            columns = {key: [row[key] for row in chosen] for key in features}
+            radiographs[name] = datasets.Dataset.from_dict(columns, features=features)
     radiographs.source, radiographs.protocol = source, protocol
     radiographs.kind = "phantom" if source == "phantom" else "real"
+    radiographs.class_names, radiographs.official_folders = class_names, list(rows)
     radiographs.skipped_files = skipped
     return radiographs
 
 
 def load(config: CommonConfig) -> Radiographs:
-    """``load_radiographs`` with the settings of a script."""
+    """``load_radiographs`` with the settings of a script; says what a reader would not expect."""
     radiographs = load_radiographs(
         config.data,
         config.protocol,
+        classes=tuple(config.classes),
         limit=config.limit,
         skip_bad_files=config.skip_bad_files,
         num_phantoms=config.num_phantoms,
@@ -224,6 +266,15 @@ def load(config: CommonConfig) -> Radiographs:
     )
     for name, why in radiographs.skipped_files.items():
         print(f"left out: {name}: {why}")
+    if radiographs.class_names != CLASS_NAMES:
+        print("classes: {} is negative, {} is positive".format(*radiographs.class_names))
+    if "test" not in radiographs.official_folders:
+        print("test: no official one, but a fifth of the images, set aside once for all")
+    if unnamed := radiographs.count_unnamed():
+        print(
+            f"{unnamed} of {sum(map(len, radiographs.values()))} file names tell no patient: these "
+            f"images are grouped by content, so pictures of one patient may lie in two splits"
+        )
     return radiographs
 
 

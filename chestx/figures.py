@@ -49,6 +49,11 @@ def plus_minus(interval: dict[str, float | None]) -> str:
     return f"{interval['mean']:.4f} ± {interval['sd']:.4f}"
 
 
+def class_colour(name: str, label: int) -> str:
+    """The colour of a class: by its name, else as that of Kaggle's class with the same label."""
+    return COLOURS.get(name, COLOURS[CLASS_NAMES[label]])
+
+
 def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
     """Write ``output_dir/figures/name.png`` and return what the report needs to show it."""
     path = Path(output_dir) / "figures" / f"{name}.png"
@@ -83,11 +88,12 @@ def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -
     figure = start_figure(8, 3.2, data, "Class proportions")
     axes = figure.subplots()
     splits = list(counts)
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(counts[splits[0]]):
         heights = [counts[split][name] for split in splits]
         bars = axes.bar(
-            np.arange(len(splits)) + 0.4 * index, heights, 0.38, label=name, color=COLOURS[name]
-        )
+            np.arange(len(splits)) + 0.4 * index, heights, 0.38, label=name,
+            color=class_colour(name, index),
+        )  # fmt: skip
         totals = [sum(counts[split].values()) for split in splits]
         labels = [f"{h:,}\n{h / t:.0%}" for h, t in zip(heights, totals)]
         axes.bar_label(bars, labels, fontsize=8)
@@ -250,8 +256,9 @@ def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figu
             axes.text(
                 j, i, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black"
             )
-        axes.set_xticks([0, 1], CLASS_NAMES, fontsize=7)
-        axes.set_yticks([0, 1], CLASS_NAMES if row is rows[0] else ["", ""], fontsize=7)
+        names = list(data["counts"]["test"])
+        axes.set_xticks([0, 1], names, fontsize=7)
+        axes.set_yticks([0, 1], names if row is rows[0] else ["", ""], fontsize=7)
         axes.set_title(TITLES[row["arm"]], fontsize=9)
         axes.set_xlabel("predicted\n", fontsize=8)
     figure.axes[0].set_ylabel("true", fontsize=8)
@@ -265,13 +272,13 @@ def disagreements(
 
     ``found`` is what ``augmentation.disagreements`` returns, ``test`` the ``RadiographTensors``.
     """
-    rows = {}
+    rows, names = {}, list(data["counts"]["test"])
     for arm, kinds in found.items():
         for kind, indices in kinds.items():
             row = rows.setdefault(f"{TITLES[arm]}\n{kind} {len(indices)}", [])
             for index in indices[:columns]:
                 label = int(test.labels[index])
-                true, other = CLASS_NAMES[label], CLASS_NAMES[1 - label]
+                true, other = names[label], names[1 - label]
                 answers = (other, true) if kind == "corrected" else (true, other)
                 text = "True {}\nOriginal {}\nAugmented {}".format(true, *answers)
                 row.append((test[[index]]["images"][0], text))

@@ -41,7 +41,7 @@ class RadiographPipeline(DiffusionPipeline):
         with alpha_t = 1 - beta_t, abar_t = product of alpha_1 to alpha_t and
         sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t). (The slide has abar_t as a sum.)
 
-        ``class_labels``: names or indices, one per image, for a UNet with classes.
+        ``class_labels``: indices, or names of Kaggle's classes, one per image, if the UNet has any.
         ``num_inference_steps``: default is as many as the UNet was trained with.
         ``generator``: one, or one per image, which makes an image independent of its batch.
         ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".

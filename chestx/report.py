@@ -14,6 +14,7 @@ from matplotlib.mathtext import math_to_image
 
 from chestx import diagrams, figures, lessons, results
 from chestx.augmentation import console, verdict
+from chestx.data import smaller_class
 from chestx.figures import TITLES, plus_minus
 from chestx.metrics.classification import prediction_interval
 from chestx.slides import CHAPTERS, Slide
@@ -76,13 +77,17 @@ def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     classes = list(counts["train"])
     header = ["split", *(f"{c} {what}" for what in ("images", "patients") for c in classes)]
     text = [
-        f"NORMAL images missing for a balance: {name} protocol {count:,}."
+        f"{smaller_class(counts['train'])} images missing for a balance: {name} protocol {count:,}."
         for name, count in result["missing_normal"].items()
     ]
+    known = "A NORMAL patient is known by a number in the file name alone, which is a proxy. "
+    if unnamed := result["data"].get("without_patient"):
+        known = f"{unnamed:,} file names tell no patient; these images are grouped by content. "
+    if "test" not in result["data"].get("official_folders", ["test"]):
+        known += "The test split is no official one, but a fifth of the images, set aside. "
     text.append(
         f"{overlap['patients']} patients and {overlap['files']} identical files lie in two splits. "
-        "A NORMAL patient is known by a number in the file name alone, which is a proxy. The "
-        "reference split is kept for measuring generators."
+        f"{known}The reference split is kept for measuring generators."
     )
     return text, [{"caption": "Images and patients per split.", "header": header, "rows": rows}]
 
@@ -96,7 +101,9 @@ def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
         for title, row in (("first", history[0]), ("best", best), ("last", history[-1]))
     ]
     config = result["config"]
-    classes = "both classes" if config.get("class_conditional", True) else "NORMAL alone"
+    classes = "both classes"
+    if not config.get("class_conditional", True):
+        classes = f"{smaller_class(result['data']['counts']['train'])} alone"
     averaged = "averaged " if config.get("ema_decay") else ""
     kept = "best" if config.get("patience") else "last"
     text = [
@@ -126,7 +133,7 @@ def _synthesis_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
 
 
 def _comparison_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
-    arms = result["arms"]
+    arms, (negative, positive) = result["arms"], result["data"]["counts"]["test"]
     rows = [
         [TITLES[row["arm"]], row["num_synthetic"], row["steps"]]
         + [plus_minus(row["validation_accuracy"])]
@@ -135,7 +142,7 @@ def _comparison_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     ]
     caption = (
         f"Mean ± sd over {len(arms[0]['seeds'])} seeds; on the test folder but for the first "
-        "column. P: PNEUMONIA, the positive class; N: NORMAL."
+        f"column. P: {positive}, the positive class; N: {negative}."
     )
     header = ["arm", "synthetic", "steps", "validation accuracy", *METRICS.values()]
     tables = [{"caption": caption, "header": header, "rows": rows}]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from chestx import images, results
 from chestx.config import generator_for
-from chestx.data import Radiographs, RadiographTensors
+from chestx.data import Radiographs, RadiographTensors, smaller_class
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
@@ -41,6 +41,7 @@ class Generator:
     checkpoint: str  # SHA-256 of the weights
     settings: dict[str, Any]  # scheduler, steps, guidance: what else decides the images
     trained_on: set[str]  # SHA-256 of every training image
+    classes: tuple[str, ...] = CLASS_NAMES  # that it knows by label, or the one it was trained on
 
 
 def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
@@ -67,6 +68,8 @@ def load_generator(
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
         )
     trained_on = set(results.read_json(folder / "trained_on.json"))
+    counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
+    classes = tuple(counts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name in VAES:
         model = VAES[name].from_pretrained(folder / "model").to(device).eval()
@@ -78,7 +81,10 @@ def load_generator(
         sample, settings = pipeline_sampler(pipeline, sampler or "ddpm", num_inference_steps)
         weights = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
         size = pipeline.unet.config.sample_size
-    return Generator(name, sample, size, results.file_hash(weights), settings, trained_on)
+        if not takes_class_labels(pipeline.unet):
+            classes = (smaller_class(counts),)
+    checkpoint = results.file_hash(weights)
+    return Generator(name, sample, size, checkpoint, settings, trained_on, classes)
 
 
 def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_steps: int):
@@ -133,9 +139,9 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
-def _common_fields(generator: Generator, label: int, seed: int) -> dict[str, Any]:
+def _common_fields(generator: Generator, class_name: str, seed: int) -> dict[str, Any]:
     return {
-        "label": CLASS_NAMES[label],
+        "label": class_name,
         "seed": seed,
         "generator": generator.name,
         "checkpoint": generator.checkpoint,
@@ -143,9 +149,11 @@ def _common_fields(generator: Generator, label: int, seed: int) -> dict[str, Any
     }
 
 
-def same_settings(generator: Generator, folder: Path, seed: int, label: int = NORMAL) -> bool:
+def same_settings(
+    generator: Generator, folder: Path, seed: int, class_name: str = CLASS_NAMES[NORMAL]
+) -> bool:
     """Whether the set in ``folder``, if there is one, was made with these very settings."""
-    records, common = read_manifest(folder), _common_fields(generator, label, seed)
+    records, common = read_manifest(folder), _common_fields(generator, class_name, seed)
     return not records or all(records[0].get(key) == value for key, value in common.items())
 
 
@@ -155,6 +163,7 @@ def synthesize(
     folder: Path,
     *,
     label: int = NORMAL,
+    class_names: tuple[str, str] = CLASS_NAMES,
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[dict[str, Any]]:
@@ -164,20 +173,26 @@ def synthesize(
     ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. Raises
     ValueError if it was made with other settings.
     """
+    class_name = class_names[label]
     if num_images < 1:
         raise ValueError(
-            f"num_images={num_images}: NORMAL is not the smaller class, so nothing is missing; "
-            f"compare the original arm alone (--arms original)"
+            f"num_images={num_images}: {class_name} is not the smaller class, so nothing is "
+            f"missing; compare the original arm alone (--arms original)"
         )
-    common, records = _common_fields(generator, label, seed), read_manifest(folder)
-    if not same_settings(generator, folder, seed, label):
+    if generator.classes not in ((class_name,), tuple(class_names)):
+        raise ValueError(
+            f"{generator.name} was trained on {generator.classes}, but {class_name} of "
+            f"{class_names} is missing here; train it on this very training split"
+        )
+    common, records = _common_fields(generator, class_name, seed), read_manifest(folder)
+    if not same_settings(generator, folder, seed, class_name):
         differ = [key for key in common if records[0].get(key) != common[key]]
         raise ValueError(
             f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
             f"--overwrite, or choose another folder"
         )
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
-    (folder / "train" / CLASS_NAMES[label]).mkdir(parents=True, exist_ok=True)
+    (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
     whole_lines = "".join(json.dumps(record) + "\n" for record in records)
     if not manifest.exists() or manifest.read_text(encoding="utf-8") != whole_lines:
@@ -192,7 +207,7 @@ def synthesize(
         batch = images.to_uint8(generator.sample(labels, torch_generators)).cpu()
         with manifest.open("a", encoding="utf-8") as file:
             for index, picture in zip(indices, batch):
-                name = f"{CLASS_NAMES[label]}/synthetic_{index:06d}.png"
+                name = f"{class_name}/synthetic_{index:06d}.png"
                 path = folder / "train" / name
                 Image.fromarray(picture[0].numpy()).save(path)
                 record = {"file_name": name, "index": index, "sha256": results.file_hash(path)}
@@ -203,7 +218,9 @@ def synthesize(
     return records[:num_images]
 
 
-def load_synthetic(folder: Path, num_images: int, image_size: int) -> RadiographTensors:
+def load_synthetic(
+    folder: Path, num_images: int, image_size: int, class_names: tuple[str, str] = CLASS_NAMES
+) -> RadiographTensors:
     """The first ``num_images`` of a synthetic set, through the same decoder as real images.
 
     Raises ValueError if there are fewer, or if a file is missing or was altered.
@@ -226,5 +243,5 @@ def load_synthetic(folder: Path, num_images: int, image_size: int) -> Radiograph
                     f"--image-size {picture.width}, or delete {folder} and run 06 again"
                 )
             decoded.append(images.decode(picture, image_size))
-    labels = [CLASS_NAMES.index(record["label"]) for record in records[:num_images]]
+    labels = [class_names.index(record["label"]) for record in records[:num_images]]
     return RadiographTensors(torch.stack(decoded), torch.tensor(labels))

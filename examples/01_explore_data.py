@@ -28,7 +28,10 @@ def main(config: Config) -> dict:
 
     # 1. Load the splits; a second look at the official folders, as the deck shows them.
     radiographs = data.load(config)
-    official = data.load(dataclasses.replace(config, protocol="deck"))
+    has_official = radiographs.official_folders == list(sources.FOLDERS)
+    official = radiographs
+    if has_official:
+        official = data.load(dataclasses.replace(config, protocol="deck"))
     description = radiographs.describe()
     if config.resume and (done := results.finished(folder, config, description, {})):
         return done
@@ -37,7 +40,7 @@ def main(config: Config) -> dict:
     patients = {
         split: {
             name: len({p for p, y in zip(rows["patient"], rows["label"]) if y == label})
-            for label, name in enumerate(sources.CLASS_NAMES)
+            for label, name in enumerate(radiographs.class_names)
         }
         for split, rows in radiographs.items()
     }
@@ -48,9 +51,10 @@ def main(config: Config) -> dict:
         )
         for name, column in (("patients", "patient"), ("files", "sha256"))
     }
+    smaller, _ = data.missing_images(radiographs["train"]["label"])
     missing = {
-        "deck": data.missing_normal(official["train"]["label"]),
-        config.protocol: data.missing_normal(radiographs["train"]["label"]),
+        loaded.protocol: data.missing_images(loaded["train"]["label"])[1]
+        for loaded in (official, radiographs)
     }
 
     # 3. Look at them.
@@ -59,31 +63,32 @@ def main(config: Config) -> dict:
     rows, means = {}, {}
     for split, dataset in official.items():
         tensors = data.to_tensors(dataset, config.image_size, config.resize)
-        for label, name in enumerate(sources.CLASS_NAMES):
+        for label, name in enumerate(radiographs.class_names):
             pixels = images.to_float(tensors.of_class(label).images)
             rows[f"{split} {name}"] = pixels[:8]
             if split == "train":
                 means[name] = pixels.mean(0)
     samples = figures.image_rows(rows, official.describe(), "The official folders")
-    difference = means[sources.CLASS_NAMES[1]] - means[sources.CLASS_NAMES[0]]
+    difference = means[radiographs.class_names[1]] - means[radiographs.class_names[0]]
     shown = [
         *((mean, f"mean {name}") for name, mean in means.items()),
-        (2 * difference, "2 x (P - N)"),
+        (2 * difference, "2 x difference"),
     ]
     averages = figures.titled_images({"": shown}, official.describe(), "What the classes share")
     pictures = [
         figures.save_figure(proportions, config.output_dir, "01_class_proportions",
-                            "The official folders."),
+                            "The official folders." if has_official else "Our own splits."),
         figures.save_figure(samples, config.output_dir, "01_samples",
                             f"The first images of each class at {config.image_size} px."),
         figures.save_figure(averages, config.output_dir, "01_class_means",
                             "Mean train image of either class and their difference, bright where "
-                            "PNEUMONIA is brighter: the classes share nearly everything."),
+                            f"{radiographs.class_names[1]} is brighter: the classes share nearly "
+                            "everything."),
     ]  # fmt: skip
 
     for split, count in description["counts"].items():
         print(f"{split:>12}: {count}, patients {patients[split]}")
-    print(f"NORMAL images missing for a balance: {missing}")
+    print(f"{radiographs.class_names[smaller]} images missing for a balance: {missing}")
     return results.save_result(
         folder, config, description, {}, time.monotonic() - started, official_counts=counts,
         patients=patients, overlap=overlap, missing_normal=missing, figures=pictures,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, diagrams, figures, images, lessons, results, sources
+from chestx import data, diagrams, figures, images, lessons, results
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.synthesis import save_generator
@@ -51,14 +51,16 @@ def main(config: Config) -> dict:
     # 2. The model and its loss.
     torch.manual_seed(config.seed)
     model = EnhancedConditionalVAE(
-        config.image_size, config.latent_dim, len(sources.CLASS_NAMES), config.channels
+        config.image_size, config.latent_dim, len(radiographs.class_names), config.channels
     )
     loss_fn = EnhancedCVAELoss(config.beta, config.ssim_weight)
 
     # 3. Train with early stopping; samples after epochs 1, 30 and 78, if it gets there.
+    smaller, _ = data.missing_images(radiographs["train"]["label"])
+
     def save_samples(model: EnhancedConditionalVAE, epoch: int) -> None:
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
-        figures.save_samples(model.sample(torch.zeros(8, dtype=int), generators), folder, epoch)
+        figures.save_samples(model.sample(torch.full((8,), smaller), generators), folder, epoch)
 
     training = TrainingConfig(
         num_epochs=config.num_epochs, batch_size=config.batch_size,
@@ -87,7 +89,7 @@ def main(config: Config) -> dict:
         {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)",
         marks=marks if config.patience else None,
     )  # fmt: skip
-    example = images.to_float(train_data.of_class(sources.NORMAL).images[0])
+    example = images.to_float(train_data.of_class(smaller).images[0])
     shown = [
         (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
         for name, (picture, error, similarity) in lessons.distortions(example).items()
@@ -97,7 +99,7 @@ def main(config: Config) -> dict:
     residual = diagrams.residual_diagram(model, description)
     pictures = [
         figures.save_figure(grids, config.output_dir, "03_enhanced_cvae_epochs",
-                            "NORMAL samples from the same eight z."),
+                            f"{radiographs.class_names[smaller]} samples from the same eight z."),
         figures.save_figure(curves, config.output_dir, "03_enhanced_cvae_loss",
                             "Reconstruction and KL are nats per image; the SSIM term is a penalty "
                             "without unit, so the sum is no bound on ln p."),

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from chestx import data, diagrams, figures, results, sources
+from chestx import data, diagrams, figures, results
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
@@ -41,7 +41,7 @@ class Config(CommonConfig):
         laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256),
     )  # fmt: skip
     layers_per_block: int = option(1, "residual blocks per level", slides=2)
-    num_epochs: int = option(40, "passes over the NORMAL train images", slides=150)
+    num_epochs: int = option(40, "passes over the train images of the smaller class", slides=150)
     batch_size: int = option(16, "images per optimizer step", slides=32)
     learning_rate: float = option(1e-3, "peak, then cosine decay", slides=5e-4)
     ema_decay: float = option(0.995, "moving average of the weights", slides=0.999)
@@ -52,7 +52,7 @@ class Config(CommonConfig):
 def main(config: Config) -> dict:
     folder = Path(config.output_dir) / config.generator
 
-    # 1. The NORMAL images of the train split, and nothing else: they are what is missing.
+    # 1. The smaller class of the train split (NORMAL), and nothing else: it is what is missing.
     radiographs = data.load(config)
     description = radiographs.describe()
     if config.resume and (done := results.finished(folder, config, description, {})):
@@ -60,13 +60,11 @@ def main(config: Config) -> dict:
     train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
     if not config.class_conditional:
-        train_data, held_out = (
-            train_data.of_class(sources.NORMAL),
-            held_out.of_class(sources.NORMAL),
-        )
+        smaller, _ = data.missing_images(radiographs["train"]["label"])
+        train_data, held_out = train_data.of_class(smaller), held_out.of_class(smaller)
 
     # 2. The network and its noise schedule.
-    num_classes = len(sources.CLASS_NAMES) if config.class_conditional else None
+    num_classes = len(radiographs.class_names) if config.class_conditional else None
     torch.manual_seed(config.seed)
     schedule, prediction_type = VARIANTS[config.generator]
     scheduler = build_scheduler(schedule, prediction_type)

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from chestx import data, figures, images, results, sources, synthesis
+from chestx import data, figures, images, results, synthesis
 from chestx.config import CommonConfig, option, parse
 from chestx.schedulers import SAMPLERS
 
@@ -40,10 +40,11 @@ def main(config: Config) -> dict:
     started = time.monotonic()
     folder = Path(config.output_dir) / "synthesis" / config.protocol
 
-    # 1. How many NORMAL images are missing? Did the generators see train alone?
+    # 1. How many images of which class (NORMAL) are missing? Did the generators see train alone?
     radiographs = data.load(config)
     description = radiographs.describe()
-    num_images = data.missing_normal(radiographs["train"]["label"])
+    label, num_images = data.missing_images(radiographs["train"]["label"])
+    class_name = radiographs.class_names[label]
     samplers = {
         "ddpm": (config.ddpm_sampler, config.ddpm_steps),
         "ddpm_mended": (config.mended_sampler, config.mended_steps),
@@ -55,7 +56,7 @@ def main(config: Config) -> dict:
     inputs = {generator.name: generator.checkpoint for generator in generators}
     folders = {g.name: Path(config.output_dir) / "synthetic" / g.name for g in generators}
     complete = all(
-        synthesis.same_settings(g, folders[g.name], config.seed)
+        synthesis.same_settings(g, folders[g.name], config.seed, class_name)
         and len(synthesis.read_manifest(folders[g.name])) >= num_images
         for g in generators
     )
@@ -70,13 +71,17 @@ def main(config: Config) -> dict:
     for generator in generators:
         before = time.monotonic()
         target = folders[generator.name]
-        if config.overwrite and not synthesis.same_settings(generator, target, config.seed):
+        same = synthesis.same_settings(generator, target, config.seed, class_name)
+        if config.overwrite and not same:
             shutil.rmtree(target)
         already = len(synthesis.read_manifest(target))
         synthesis.synthesize(
-            generator, num_images, target, seed=config.seed, batch_size=config.batch_size
+            generator, num_images, target, label=label, class_names=radiographs.class_names,
+            seed=config.seed, batch_size=config.batch_size,
+        )  # fmt: skip
+        sets[generator.name] = synthesis.load_synthetic(
+            target, num_images, generator.image_size, radiographs.class_names
         )
-        sets[generator.name] = synthesis.load_synthetic(target, num_images, generator.image_size)
         new, spent = max(0, num_images - already), time.monotonic() - before
         seconds[generator.name] = {"new_images": new, "seconds": round(spent, 1)}
         print(
@@ -85,7 +90,7 @@ def main(config: Config) -> dict:
 
     # 3. Look at them below images of the training split.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    sets = {"training NORMAL": real.of_class(sources.NORMAL), **sets}
+    sets = {f"training {class_name}": real.of_class(label), **sets}
     first = torch.arange(10)
     rows = {
         figures.TITLES.get(name, name): tensors[first[: len(tensors)]]["images"]
@@ -103,7 +108,7 @@ def main(config: Config) -> dict:
         }
         for name, tensors in sets.items()
     }
-    gallery = figures.image_rows(rows, description, "Training and synthetic NORMAL images")
+    gallery = figures.image_rows(rows, description, f"Training and synthetic {class_name} images")
     pictures = [
         figures.save_figure(gallery, config.output_dir, f"06_gallery_{config.protocol}",
                             "The first images of each set, not chosen."),

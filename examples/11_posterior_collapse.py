@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, lessons, results, sources
+from chestx import data, figures, lessons, results
 from chestx.config import CommonConfig, generator_for, option, parse
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.training import TrainingConfig, train
@@ -45,12 +45,13 @@ def main(config: Config) -> dict:
     held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
     everything = held_out[list(range(len(held_out)))]
     rows, sweep, seconds = {"real": everything["images"][:8]}, [], 0.0
+    smaller, _ = data.missing_images(radiographs["train"]["label"])
 
     # 2. The same initial weights and the same batches, one training per beta.
     for beta in config.betas:
         torch.manual_seed(config.seed)
         model = EnhancedConditionalVAE(
-            config.image_size, config.latent_dim, len(sources.CLASS_NAMES), config.channels
+            config.image_size, config.latent_dim, len(radiographs.class_names), config.channels
         )
         training = TrainingConfig(
             num_epochs=config.num_epochs, batch_size=config.batch_size,
@@ -72,7 +73,7 @@ def main(config: Config) -> dict:
             mu, _ = model.eval().encode(everything["images"].to(model.device), labels)
             rows[f"beta {beta:g}\nreconstruction"] = model.decode(mu[:8], labels[:8])
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
-        rows[f"beta {beta:g}\nsample"] = model.sample(torch.zeros(8, dtype=int), generators)
+        rows[f"beta {beta:g}\nsample"] = model.sample(torch.full((8,), smaller), generators)
         last = history[-1]["validation"]
         sweep.append(
             {"beta": beta, "kl": last["kl"], "ssim": last["ssim"], "sigma": last["sigma"],

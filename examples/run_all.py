@@ -16,6 +16,7 @@ from typing import Any
 
 from chestx.config import CommonConfig, defaults, parse
 from chestx.report import build_report
+from chestx.sources import FOLDERS
 
 STEPS: list[tuple[str, dict[str, Any]]] = [
     ("01_explore_data", {}),
@@ -48,12 +49,17 @@ def main(config: CommonConfig, **overrides: Any) -> Path:
     """Run all steps; ``overrides`` replace fields of the examples that have them."""
     started = time.monotonic()
     steps = STEPS + (DECK_STEPS if config.protocol == "fair" else [])
+    folders = list(FOLDERS)
     for number, (name, chosen) in enumerate(steps, 1):
         example = load_example(name)
         print(f"\n[{number}/{len(steps)}] {name} {chosen or ''}", flush=True)
+        if chosen.get("protocol") == "deck" and folders != list(FOLDERS):
+            print(f"left out: the deck takes the official {FOLDERS}, the data have {folders}")
+            continue
         values = defaults(example.Config, config.preset)
         own = {key: value for key, value in overrides.items() if key in values}
-        example.main(example.Config(**values | vars(config) | own | chosen))
+        result = example.main(example.Config(**values | vars(config) | own | chosen))
+        folders = result["data"].get("official_folders", folders)
     report = build_report(config.output_dir, config.preset, config.protocol)
     print(f"\n{report} is written, {(time.monotonic() - started) / 60:.1f} minutes in this run")
     return report

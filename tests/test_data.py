@@ -18,7 +18,7 @@ from chestx.data import (
     Radiographs,
     RadiographTensors,
     load_radiographs,
-    missing_normal,
+    missing_images,
     patient_groups,
     patient_key,
     stratified_subset,
@@ -509,13 +509,14 @@ def test_fingerprint_follows_content_not_place(folder: Path, phantom_folder: Pat
     assert len({original, deck, altered, relabelled}) == 4
 
 
-def test_missing_normal_balances_the_classes(phantoms: Radiographs) -> None:
-    """How many synthetic images are needed is computed from the labels."""
-    assert missing_normal([1, 1, 1, 0]) == 2
-    assert missing_normal([0, 0, 1]) == 0 and missing_normal([0, 1]) == 0
+def test_missing_images_balance_the_classes(phantoms: Radiographs) -> None:
+    """Which class is synthesized, and how many images of it, is computed from the labels."""
+    assert missing_images([1, 1, 1, 0]) == (NORMAL, 2)
+    assert missing_images([0, 0, 1]) == (PNEUMONIA, 1) and missing_images([0, 1]) == (NORMAL, 0)
     labels = list(phantoms["train"]["label"])
-    assert missing_normal(labels) > 0
-    assert missing_normal(labels + [NORMAL] * missing_normal(labels)) == 0
+    smaller, missing = missing_images(labels)
+    assert smaller == NORMAL and missing > 0
+    assert missing_images(labels + [NORMAL] * missing) == (NORMAL, 0)
 
 
 # ------------------------------------------------------------------------------------- tensors
@@ -640,7 +641,7 @@ def test_real_deck_counts(real: dict[str, Radiographs]) -> None:
         "validation": {"NORMAL": 8, "PNEUMONIA": 8},
         "test": {"NORMAL": 234, "PNEUMONIA": 390},
     }
-    assert missing_normal(real["deck"]["train"]["label"]) == 2534
+    assert missing_images(real["deck"]["train"]["label"]) == (NORMAL, 2534)
 
 
 @pytest.mark.real_data

@@ -193,6 +193,18 @@ def test_other_settings_never_mix_with_what_is_there(
     assert contents(tmp_path) == before
 
 
+def test_a_generator_of_one_class_never_stands_for_the_other(
+    generator: Generator, tmp_path: Path
+) -> None:
+    """Two training splits may differ in the smaller class, or ``--classes`` in their order."""
+    of_normal = dataclasses.replace(generator, classes=("NORMAL",))
+    with pytest.raises(ValueError, match=r"trained on \('NORMAL',\), but PNEUMONIA of"):
+        synthesize(of_normal, 2, tmp_path, label=PNEUMONIA)
+    assert len(synthesize(of_normal, 2, tmp_path)) == 2
+    with pytest.raises(ValueError, match=r"trained on \('NORMAL', 'PNEUMONIA'\), but PNEUMONIA"):
+        synthesize(generator, 2, tmp_path / "turned", class_names=("PNEUMONIA", "NORMAL"))
+
+
 @pytest.mark.parametrize("num_images", [0, -1])
 def test_nothing_to_synthesize_is_an_error(
     generator: Generator, tmp_path: Path, num_images: int
@@ -339,7 +351,8 @@ def test_saved_generator_samples_the_same_images(radiographs: Radiographs, tmp_p
     save_generator(tmp_path, model, radiographs["train"])
     with pytest.raises(FileNotFoundError):  # not finished as long as there is no result
         load_generator("cvae", tmp_path)
-    results.write_json(tmp_path / "result.json", {})
+    counts = {"train": {"NORMAL": 1, "PNEUMONIA": 3}}
+    results.write_json(tmp_path / "result.json", {"data": {"counts": counts}})
     loaded = load_generator("cvae", tmp_path)
     assert loaded.image_size == 16 and len(loaded.checkpoint) == 64
     assert loaded.trained_on == set(radiographs["train"]["sha256"])

@@ -1,4 +1,4 @@
-"""Classifier metrics, by scikit-learn. PNEUMONIA (1) is the positive class, as in the deck."""
+"""Classifier metrics, by scikit-learn. 1 is the positive class: PNEUMONIA, as in the deck."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 def classification_metrics(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
 ) -> dict[str, Any]:
-    """Metrics of ``probabilities`` of PNEUMONIA, (N,) in [0, 1], against ``labels`` (N,) in {0, 1}.
+    """Metrics of ``probabilities`` of class 1, (N,) in [0, 1], against ``labels`` (N,) in {0, 1}.
 
-    An image counts as PNEUMONIA if its probability is above ``threshold``. ``specificity`` is
-    NORMAL's recall. A precision without any prediction of its class counts as 0. ``confusion`` is
-    [[NORMAL as NORMAL, NORMAL as PNEUMONIA], [PNEUMONIA as NORMAL, PNEUMONIA as PNEUMONIA]].
+    An image counts as positive if its probability is above ``threshold``. ``specificity`` is the
+    negative class's recall, ``*_normal`` are its other scores (NORMAL in Kaggle's set). A precision
+    without any prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]].
     Raises ValueError unless both classes occur.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
