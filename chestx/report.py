@@ -323,15 +323,16 @@ def _flow(found: dict[str, dict], protocol: str, output_dir: Path) -> dict[str, 
 def _slide(number: int, slide: Slide, result: dict, pictures: dict[str, dict]) -> dict[str, Any]:
     """What the template needs to show one slide."""
     text, tables, printed = [], [], ""
+    smaller = smaller_class(result["data"]["counts"]["train"])
     if slide.numbers in CONSOLES:
         printed = console(result["arms"], CONSOLES[slide.numbers])
     elif slide.numbers:
         text, tables = MAKERS[slide.numbers](result)
     return {
         "number": number if slide.in_deck else None,
-        "title": slide.title,
+        "title": slide.title.replace("{smaller}", smaller),
         "script": slide.script,
-        "text": [slide.text, *text],
+        "text": [slide.text.replace("{smaller}", smaller), *text],
         "formulas": [formula(tex) for tex in slide.formulas],
         "tables": tables,
         "printed": printed,

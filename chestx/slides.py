@@ -1,7 +1,8 @@
 """The deck, slide by slide: what each says, its formula, and which script makes its pictures.
 
 The report is written from this list, and the README's table shows it. A slide appears once the
-result in its ``folder`` is there.
+result in its ``folder`` is there; {smaller} stands for the class that is synthesized, {protocol}
+for the protocol of the run.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "Introduction", "data", "01_explore_data",
             "Pneumonia is common, radiographs of healthy children are rarer in this collection, "
             "and a classifier trained on it learns to say pneumonia. The deck's idea: let a "
-            "generative model paint the missing NORMAL images, and train on real and synthetic "
+            "generative model paint the missing {smaller} images, and train on real and synthetic "
             "ones together. Whether that helps is a question for the real test set alone.",
         ),
     ),
@@ -46,7 +47,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "Class imbalance", "data", "01_explore_data",
             "A classifier that always answers with the larger class looks good on such data. What "
             "is missing is counted, not guessed.",
-            (r"N_{\mathrm{synthetic}} = N_{\mathrm{PNEUMONIA}} - N_{\mathrm{NORMAL}}",),
+            (r"N_{\mathrm{synthetic}} = N_{\mathrm{larger}} - N_{\mathrm{smaller}}",),
             ("01_class_proportions",),
         ),
         Slide(
@@ -227,12 +228,12 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             (), ("flow_{protocol}",),
         ),
         Slide(
-            "The synthetic NORMAL images", "synthesis/fair", "06_generate_synthetic",
+            "The synthetic {smaller} images", "synthesis/fair", "06_generate_synthetic",
             "Fair protocol: as many as the training split lacks.",
             (), ("06_gallery_fair", "06_brightness_fair"), "synthesis", in_deck=False,
         ),
         Slide(
-            "The synthetic NORMAL images for the deck's protocol", "synthesis/deck",
+            "The synthetic {smaller} images for the deck's protocol", "synthesis/deck",
             "06_generate_synthetic", "The same sequences, longer.",
             (), ("06_gallery_deck", "06_brightness_deck"), "synthesis", in_deck=False,
         ),
