@@ -158,7 +158,7 @@ def noise_schedules(schedules: dict[str, torch.Tensor], data: dict[str, Any]) ->
         panels[0].plot(t, betas, **style)
         panels[1].plot(t, alphas_cumprod.sqrt(), **style)
         left = alphas_cumprod[-1].sqrt().item()
-        panels[1].annotate(f"{left:.1%}", (t[-1], left), (-4, 5), textcoords="offset points",
+        panels[1].annotate(f"{left:.1%}", (t[-1], left), (2, 14), textcoords="offset points",
                            ha="right", fontsize=8, color=COLOURS[name])  # fmt: skip
         snr = alphas_cumprod / (1 - alphas_cumprod)
         panels[2].plot(t, 10 * snr.clamp(min=1e-8).log10(), **style)
@@ -199,7 +199,7 @@ def loss_curves(
 
     ``marks``: name -> epoch to mark by a vertical line.
     """
-    width = 4.2 if len(histories) < 3 else 3.0
+    width = 6.0 if marks else 4.2 if len(histories) < 3 else 3.0
     figure = start_figure(width * len(histories), 3.2, data, title)
     for axes, (name, history) in zip(
         figure.subplots(1, len(histories), squeeze=False)[0], histories.items()
@@ -218,7 +218,7 @@ def loss_curves(
         axes.set_title(TITLES[name], fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_ylabel(key)
-        axes.legend(frameon=False)
+        axes.legend(loc="center right" if marks else "best", edgecolor="white")
         _plain(axes)
     return figure
 
