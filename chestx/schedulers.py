@@ -115,8 +115,8 @@ def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[
     found = []
     if signal > MAX_SIGNAL:
         found.append(
-            f"signal left at T: {signal:.1%} of its amplitude, yet sampling starts from pure noise, which "
-            f"training never showed the network; raise the betas (schedule 'scaled') or "
+            f"signal left at T: {signal:.1%} of its amplitude, yet sampling starts from noise, "
+            f"which training never showed the network alone; raise the betas (schedule 'scaled') or "
             f"rescale them (schedule 'zero_snr')"
         )
     if signal < 1e-3 and config.prediction_type == "epsilon":  # 2^-12 where 0 is avoided

@@ -165,14 +165,15 @@ class GaussianTwin:
         deviations = self.variances.sqrt()
         low, high = deviations.min().log(), deviations.max().log()
         grid = torch.linspace(float(low), float(high), 33, dtype=torch.double)
+        far = 100 * grid.exp()  # far from 0, so that what is left of a mean is exact too
         means, spread = recovered(
-            trained, sampler, num_inference_steps, torch.ones(33), grid.exp(), side, **UNBOUNDED
+            trained, sampler, num_inference_steps, far, grid.exp(), side, **UNBOUNDED
         )
         place = ((deviations.log() - low) / (high - low) * 32).clamp(0, 32 - 1e-9)
         left = place.long()
         mean_kept, kept = (
             values[left] + (place - left) * (values[left + 1] - values[left])
-            for values in (means, spread / grid.exp())
+            for values in (means / far, spread / grid.exp())
         )
         flat = self.mean.flatten()
         lost = (self.vectors @ flat * (mean_kept - 1)) @ self.vectors
