@@ -116,8 +116,8 @@ def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[
     if signal > MAX_SIGNAL:
         found.append(
             f"signal left at T: {signal:.1%} of its amplitude, yet sampling starts from noise, "
-            f"which training never showed the network alone; raise the betas (schedule 'scaled') or "
-            f"rescale them (schedule 'zero_snr')"
+            f"which training never showed the network alone; raise the betas (schedule "
+            f"'scaled') or rescale them (schedule 'zero_snr')"
         )
     if signal < 1e-3 and config.prediction_type == "epsilon":  # 2^-12 where 0 is avoided
         found.append(
@@ -144,6 +144,12 @@ def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[
             f"t = {first:g}, not at {T - 1}; set timestep_spacing='trailing'"
         )
     return found
+
+
+def steps_within(name: str, evaluations: int) -> int:
+    """Steps that cost at most so many evaluations of the network: 2 n - 1 in second order."""
+    order = getattr(SAMPLERS[name][0], "order", 1)
+    return max(1, (evaluations + order - 1) // order)
 
 
 def _require_betas(scheduler: SchedulerMixin) -> None:

@@ -6,7 +6,9 @@ follow from it. In the eigenbasis of S every coordinate is on its own.
 """
 
 import dataclasses
+import math
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -14,7 +16,14 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from chestx.config import generator_for
 from chestx.pipeline import RadiographPipeline
-from chestx.schedulers import UNBOUNDED, swap_scheduler
+from chestx.schedulers import (
+    SAMPLERS,
+    STOCHASTIC,
+    UNBOUNDED,
+    check_schedule,
+    steps_within,
+    swap_scheduler,
+)
 
 
 class GaussianDenoiser(torch.nn.Module):
@@ -198,3 +207,46 @@ class GaussianTwin:
     def pixel_deviation(self) -> float:
         """Root of the variance around the mean image, averaged over pixels."""
         return float((self.variances.sum() / self.mean.numel()).sqrt())
+
+
+def survey(
+    twin: GaussianTwin, trained: SchedulerMixin, budgets: tuple[int, ...], side: int = 64
+) -> list[dict[str, Any]]:
+    """Every sampler with as many steps as each budget of network evaluations allows.
+
+    One row per sampler and budget: ``steps``, what ``check_schedule`` says (``problems``) and, as
+    far as the sampler can do it, ``distance`` to the twin and the shares of the spread of
+    ``brightness`` and of ``pixels`` that it keeps.
+    """
+    rows = []
+    for sampler in SAMPLERS:
+        for budget in budgets:
+            row = {"sampler": sampler, "budget": budget, "steps": steps_within(sampler, budget)}
+            try:
+                swapped = swap_scheduler(trained, sampler)
+                row["problems"] = check_schedule(swapped, row["steps"])
+                out = twin.rendered(trained, sampler, row["steps"], side)
+            except ValueError as error:
+                rows.append(row | {"problems": [str(error)]})
+                continue
+            row["distance"] = twin.distance(out)
+            row["brightness"] = out.brightness()[1] / twin.brightness()[1]
+            row["pixels"] = out.pixel_deviation() / twin.pixel_deviation()
+            rows.append(row)
+    return rows
+
+
+def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
+    """The ``count`` samplers that come closest to the twin, by the mean log distance of ``survey``.
+
+    The best stochastic one is always among them: the exact denoiser errs nowhere, whereas with
+    a learned one fresh noise mends the errors of earlier steps.
+    """
+    logs: dict[str, list[float]] = {}
+    for row in rows:
+        logs.setdefault(row["sampler"], []).append(math.log(row.get("distance", math.inf)))
+    ranked = sorted((s for s in logs if max(logs[s]) < math.inf), key=lambda s: sum(logs[s]))
+    chosen = ranked[:count]
+    if not set(chosen) & set(STOCHASTIC):
+        chosen = chosen[: count - 1] + [s for s in ranked if s in STOCHASTIC][:1]
+    return chosen

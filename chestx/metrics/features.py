@@ -1,0 +1,61 @@
+"""Features of images for the distances: a random VGG16 and the trained classifier's last layer."""
+
+from collections.abc import Callable
+
+import torch
+from torchvision.models import vgg16
+
+from chestx.models import ChestCNN
+
+Extract = Callable[[torch.Tensor], torch.Tensor]
+
+
+def random_vgg16(seed: int = 0) -> Extract:
+    """Channel means after each of the five pools of a VGG16 with random weights: (B, 1472).
+
+    Naeem et al. 2020, arXiv:2002.09797, use random weights where ImageNet's do not fit the
+    domain, and read the layer fc2 of images at 224 px. Here the images keep their size, since
+    nothing was trained at 224 px; fc2, whose 120 million weights take 0.5 GB, is replaced by
+    global averages at five scales, which also see grain and blur. Needs no download.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = vgg16(weights=None).features.eval()
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        x, means = images.float().expand(-1, 3, -1, -1), []
+        for layer in layers:
+            x = layer(x)
+            if isinstance(layer, torch.nn.MaxPool2d):
+                means.append(x.mean((2, 3)))
+        return torch.cat(means, 1)
+
+    return extract
+
+
+def classifier_features(model: ChestCNN) -> Extract:
+    """The penultimate layer of a trained classifier: (B, 128)."""
+    return model.eval().features
+
+
+class FeatureSpace:
+    """Features in the scale of real images: centred on them, with unit variance on average.
+
+    KID's kernel (x.y / d + 1)^3 is not free of scale, and random features have none of their
+    own. One scale for all dimensions: a scale each would blow up those that hardly vary.
+    """
+
+    def __init__(self, extract: Extract, real: torch.Tensor):
+        self._extract = extract
+        self.mean, self.scale = 0.0, 1.0
+        features = self(real)
+        self.mean = features.mean(0)
+        self.scale = (features - self.mean).square().mean().sqrt()
+        if self.scale == 0:
+            raise ValueError("the features of the real images do not vary; give different images")
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
+        """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""
+        parts = [self._extract(batch) for batch in images.split(batch_size)]
+        return (torch.cat(parts) - self.mean) / self.scale

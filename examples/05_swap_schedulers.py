@@ -1,0 +1,161 @@
+"""Which diffusers scheduler samples a trained DDPM best, and how fast?
+
+    python examples/05_swap_schedulers.py
+    python examples/05_swap_schedulers.py --generator ddpm --against-stock
+
+First the Gaussian twin of the training images, whose exact denoiser needs no network: every
+sampler, what `check_schedule` says about it and what it keeps of the twin. The closest ones then
+sample the trained DDPM: KID with its interval, beside real against real, and seconds per image. The
+choice is made on the validation split. Expect a minute with `--preset quick` and half an hour with
+`--preset laptop`; the second-order solvers keep the spread in 10 to 20 evaluations.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Literal
+
+from diffusers import DDPMPipeline
+
+from chestx import data, figures, images, results, sampling, sources, synthesis, twin
+from chestx.config import CommonConfig, option, parse
+from chestx.metrics import features
+from chestx.metrics.distribution import kid_difference, kid_floor, kid_interval
+from chestx.models import ChestCNN
+from chestx.schedulers import steps_within
+
+
+@dataclasses.dataclass
+class Config(CommonConfig):
+    generator: Literal["ddpm", "ddpm_mended", *synthesis.OTHER_DDPMS] = option(
+        "ddpm_mended", "trained by 04_train_ddpm"
+    )
+    steps: tuple[int, ...] = option(
+        (10, 20, 50), "evaluations of the network per image; a second-order step needs two"
+    )
+    num_candidates: int = option(4, "samplers that the twin picks")
+    num_images: int = option(48, "images per sampler and number of steps", laptop=256, slides=512)
+    batch_size: int = option(32, "images at a time", slides=256)
+    feature_space: Literal["random_vgg16", "classifier"] = option(
+        "random_vgg16", "for KID; 'classifier' is the original arm's, by 09_compare_augmentation"
+    )
+    against_stock: bool = option(False, "also time DDPMPipeline with every step of training")
+
+
+def main(config: Config) -> dict:
+    started = time.monotonic()
+    folder = Path(config.output_dir) / "samplers" / config.generator
+    model_dir = Path(config.output_dir) / config.generator
+
+    # 1. The trained generator, the NORMAL images of three splits, and their features.
+    radiographs = data.load(config)
+    description = radiographs.describe()
+    generator = synthesis.load_generator(config.generator, model_dir)
+    synthesis.check_no_leak(generator, radiographs)
+    inputs = {config.generator: generator.checkpoint}
+    extract = features.random_vgg16()
+    if config.feature_space == "classifier":
+        weights = f"comparison/{config.protocol}/original/seed_{config.seed}/model"
+        extract = features.classifier_features(
+            ChestCNN.from_pretrained(Path(config.output_dir) / weights)
+        )
+    if config.resume and (done := results.finished(folder, config, description, inputs)):
+        return done
+    tensors = {
+        split: data.to_tensors(radiographs[split], config.image_size, config.resize)
+        for split in ("train", "validation", "reference")
+    }
+    normal = {
+        split: images.to_float(t.of_class(sources.NORMAL).images) for split, t in tensors.items()
+    }
+    space = features.FeatureSpace(extract, normal["train"])
+    real = {split: space(normal[split]) for split in ("validation", "reference")}
+    other = images.to_float(tensors["reference"].of_class(sources.PNEUMONIA).images)
+    to_pneumonia = kid_interval(space(other[: config.num_images]), real["reference"])["kid"]
+    patients = [
+        p for p, y in zip(radiographs["train"]["patient"], radiographs["train"]["label"])
+        if y == sources.NORMAL
+    ]  # fmt: skip
+    in_train = space(normal["train"])
+    size = (
+        min(config.num_images, len(in_train) // 2),
+        min(len(real["reference"]), len(in_train) // 3),
+    )
+    floor = kid_floor(in_train, patients, *size)
+
+    # 2. The twin: all samplers without a network.
+    trained = DDPMPipeline.from_pretrained(model_dir / "model")
+    surveyed = twin.survey(twin.GaussianTwin.of(normal["train"]), trained.scheduler, config.steps)
+    chosen = twin.candidates(surveyed, config.num_candidates)
+    for row in surveyed:
+        kept = f"keeps {row['pixels']:.0%} of the spread, " if "pixels" in row else ""
+        print(f"{row['sampler']:>22} {row['steps']:3d} steps: {kept}{'; '.join(row['problems'])}")
+    print(f"candidates: {', '.join(chosen)}")
+
+    # 3. The trained network with each candidate.
+    rows, found, shown = [], [], {"reference": normal["reference"][:8]}
+    for name in chosen:
+        for budget in config.steps:
+            steps = steps_within(name, budget)
+            generator = synthesis.load_generator(config.generator, model_dir, name, steps)
+            made, seconds = sampling.timed_images(
+                generator, config.num_images, config.batch_size, config.seed
+            )
+            made_features, scores = sampling.score(made, space, real)
+            row = {"sampler": name, "steps": steps, "budget": budget, "seconds": seconds, **scores}
+            rows.append(row)
+            found.append(made_features)
+            shown[f"{name}, {steps}"] = made[:8]
+            print(
+                f"{name:>22} {steps:3d} steps: KID {row['reference']['kid']:.3f} ± "
+                f"{1.96 * row['reference']['se']:.3f}, {1 / seconds:.1f} images/s"
+            )
+
+    # 4. The choice, on validation; the stock pipeline, if asked for.
+    front = sampling.pareto_front(rows)
+    best = sampling.recommend(rows, found, real["validation"])
+    print(
+        f"recommended: {best['sampler']} with {best['steps']} steps (chosen on validation); KID to "
+        f"reference {best['reference']['kid']:.3f}, real against real {floor['p95']:.3f}, "
+        f"PNEUMONIA {to_pneumonia:.3f}"
+    )
+    stock = {}
+    if config.against_stock:
+        trained.set_progress_bar_config(disable=True)
+        made, seconds = sampling.timed_stock_images(
+            trained, config.num_images, config.batch_size, config.seed
+        )
+        made_features, scores = sampling.score(made, space, real)
+        ours = found[
+            [(r["sampler"], r["steps"]) for r in rows].index((best["sampler"], best["steps"]))
+        ]
+        difference = kid_difference(ours, made_features, real["reference"])
+        stock = {"seconds": seconds, **scores, "times_faster": seconds / best["seconds"],
+                 "difference": difference}  # fmt: skip
+        print(
+            f"stock DDPMPipeline: {seconds:.2f} s per image, KID {scores['reference']['kid']:.3f}; "
+            f"recommended {stock['times_faster']:.1f} times faster, KID difference "
+            f"{difference['difference']:+.3f}, upper 95 % bound {difference['high']:+.3f} against "
+            f"10 % of stock's KID, {0.1 * scores['reference']['kid']:.3f}"
+        )
+
+    # 5. Figures.
+    pictures = [
+        figures.save_figure(
+            figures.quality_against_time(rows, front, floor["p95"], description),
+            config.output_dir, f"05_{config.generator}_quality_time",
+            "Bars: 95 % jackknife intervals over images, not over training runs."),
+        figures.save_figure(
+            figures.image_rows(shown, description, "The same noise through every candidate"),
+            config.output_dir, f"05_{config.generator}_gallery", "Not chosen: the first eight."),
+    ]  # fmt: skip
+    return results.save_result(
+        folder, config, description, inputs, time.monotonic() - started, survey=surveyed,
+        candidates=chosen, rows=rows, pareto=[[r["sampler"], r["steps"]] for r in front],
+        recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia, stock=stock,
+        figures=pictures,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(parse(Config, description=__doc__))
