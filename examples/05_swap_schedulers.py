@@ -11,17 +11,17 @@ choice is made on the validation split. Expect a minute with `--preset quick` an
 """
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Literal
 
-from diffusers import DDPMPipeline
-
 from chestx import data, figures, images, results, sampling, sources, synthesis, twin
 from chestx.config import CommonConfig, option, parse
 from chestx.metrics import features
-from chestx.metrics.distribution import kid_difference, kid_floor, kid_interval
+from chestx.metrics.distribution import kid_floor
 from chestx.models import ChestCNN
+from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import steps_within
 
 
@@ -40,6 +40,11 @@ class Config(CommonConfig):
         "random_vgg16", "for KID; 'classifier' is the original arm's, by 09_compare_augmentation"
     )
     against_stock: bool = option(False, "also time DDPMPipeline with every step of training")
+
+
+def _words(row: dict) -> str:
+    score = row["reference"]
+    return f"KID {score['kid']:.3f} ± {1.96 * score['se']:.3f}, {1 / row['seconds']:.1f} images/s"
 
 
 def main(config: Config) -> dict:
@@ -69,74 +74,59 @@ def main(config: Config) -> dict:
         split: images.to_float(t.of_class(sources.NORMAL).images) for split, t in tensors.items()
     }
     space = features.FeatureSpace(extract, normal["train"])
-    real = {split: space(normal[split]) for split in ("validation", "reference")}
+    judge = sampling.Judge(space, {s: space(normal[s]) for s in ("validation", "reference")})
     other = images.to_float(tensors["reference"].of_class(sources.PNEUMONIA).images)
-    to_pneumonia = kid_interval(space(other[: config.num_images]), real["reference"])["kid"]
-    patients = [
-        p for p, y in zip(radiographs["train"]["patient"], radiographs["train"]["label"])
-        if y == sources.NORMAL
-    ]  # fmt: skip
-    in_train = space(normal["train"])
-    size = (
-        min(config.num_images, len(in_train) // 2),
-        min(len(real["reference"]), len(in_train) // 3),
-    )
-    floor = kid_floor(in_train, patients, *size)
+    _, to_pneumonia = judge(other[: config.num_images])
+    labels, patients = radiographs["train"]["label"], radiographs["train"]["patient"]
+    patients = [patient for patient, y in zip(patients, labels) if y == sources.NORMAL]
+    sizes = config.num_images, len(normal["reference"])
+    floor = kid_floor(space(normal["train"]), patients, *sizes)
 
     # 2. The twin: all samplers without a network.
-    trained = DDPMPipeline.from_pretrained(model_dir / "model")
-    surveyed = twin.survey(twin.GaussianTwin.of(normal["train"]), trained.scheduler, config.steps)
+    scheduler = RadiographPipeline.from_pretrained(model_dir / "model").scheduler
+    surveyed = twin.survey(twin.GaussianTwin.of(normal["train"]), scheduler, config.steps)
     chosen = twin.candidates(surveyed, config.num_candidates)
     for row in surveyed:
-        kept = f"keeps {row['pixels']:.0%} of the spread, " if "pixels" in row else ""
+        kept = f"keeps {row['pixels']:.0%} of the spread. " if "pixels" in row else ""
         print(f"{row['sampler']:>22} {row['steps']:3d} steps: {kept}{'; '.join(row['problems'])}")
     print(f"candidates: {', '.join(chosen)}")
 
     # 3. The trained network with each candidate.
     rows, found, shown = [], [], {"reference": normal["reference"][:8]}
-    for name in chosen:
-        for budget in config.steps:
-            steps = steps_within(name, budget)
-            generator = synthesis.load_generator(config.generator, model_dir, name, steps)
-            made, seconds = sampling.timed_images(
-                generator, config.num_images, config.batch_size, config.seed
-            )
-            made_features, scores = sampling.score(made, space, real)
-            row = {"sampler": name, "steps": steps, "budget": budget, "seconds": seconds, **scores}
-            rows.append(row)
-            found.append(made_features)
-            shown[f"{name}, {steps}"] = made[:8]
-            print(
-                f"{name:>22} {steps:3d} steps: KID {row['reference']['kid']:.3f} ± "
-                f"{1.96 * row['reference']['se']:.3f}, {1 / seconds:.1f} images/s"
-            )
+    for name, budget in itertools.product(chosen, config.steps):
+        steps = steps_within(name, budget)
+        swapped = synthesis.load_generator(config.generator, model_dir, name, steps)
+        made, seconds = sampling.timed_images(
+            swapped.sample, config.num_images, config.batch_size, config.seed
+        )
+        made_features, scores = judge(made)
+        rows.append({"sampler": name, "steps": steps, "seconds": seconds, **scores})
+        found.append(made_features)
+        shown[f"{name}, {steps}"] = made[:8]
+        print(f"{name:>22} {steps:3d} steps: {_words(rows[-1])}")
 
     # 4. The choice, on validation; the stock pipeline, if asked for.
     front = sampling.pareto_front(rows)
-    best = sampling.recommend(rows, found, real["validation"])
+    chosen_row = sampling.recommend(rows, found, judge.real["validation"])
+    best, stock = rows[chosen_row], {}
     print(
-        f"recommended: {best['sampler']} with {best['steps']} steps (chosen on validation); KID to "
-        f"reference {best['reference']['kid']:.3f}, real against real {floor['p95']:.3f}, "
-        f"PNEUMONIA {to_pneumonia:.3f}"
+        f"recommended, on validation: {best['sampler']} with {best['steps']} steps; {_words(best)}; "
+        f"real against real {floor['p95']:.3f}, PNEUMONIA {to_pneumonia['reference']['kid']:.3f}"
     )
-    stock = {}
     if config.against_stock:
-        trained.set_progress_bar_config(disable=True)
-        made, seconds = sampling.timed_stock_images(
-            trained, config.num_images, config.batch_size, config.seed
-        )
-        made_features, scores = sampling.score(made, space, real)
-        ours = found[
-            [(r["sampler"], r["steps"]) for r in rows].index((best["sampler"], best["steps"]))
-        ]
-        difference = kid_difference(ours, made_features, real["reference"])
-        stock = {"seconds": seconds, **scores, "times_faster": seconds / best["seconds"],
-                 "difference": difference}  # fmt: skip
+        made, seconds = sampling.timed_images(
+            sampling.stock_sampler(model_dir / "model"), config.num_images, config.batch_size,
+            config.seed,
+        )  # fmt: skip
+        made_features, scores = judge(made)
+        stock = sampling.against_stock(
+            best, found[chosen_row], {"seconds": seconds, **scores}, made_features,
+            judge.real["reference"],
+        )  # fmt: skip
         print(
-            f"stock DDPMPipeline: {seconds:.2f} s per image, KID {scores['reference']['kid']:.3f}; "
-            f"recommended {stock['times_faster']:.1f} times faster, KID difference "
-            f"{difference['difference']:+.3f}, upper 95 % bound {difference['high']:+.3f} against "
-            f"10 % of stock's KID, {0.1 * scores['reference']['kid']:.3f}"
+            f"stock DDPMPipeline: {_words(stock)}; the recommended one is "
+            f"{stock['times_faster']:.1f} times faster, its KID {stock['difference']['difference']:+.3f}"
+            f" (at most {stock['difference']['high']:+.3f}; 'no worse' is {stock['limit']:.3f})"
         )
 
     # 5. Figures.
@@ -152,7 +142,7 @@ def main(config: Config) -> dict:
     return results.save_result(
         folder, config, description, inputs, time.monotonic() - started, survey=surveyed,
         candidates=chosen, rows=rows, pareto=[[r["sampler"], r["steps"]] for r in front],
-        recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia, stock=stock,
+        recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia["reference"]["kid"], stock=stock,
         figures=pictures,
     )  # fmt: skip
 

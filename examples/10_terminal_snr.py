@@ -80,7 +80,7 @@ def main(config: Config) -> dict:
     # 3. The trained networks.
     for name, generator in trained.items():
         synthesis.check_no_leak(generator, radiographs)
-        greys[name], _ = timed_images(generator, config.num_images, seed=config.seed)
+        greys[name], _ = timed_images(generator.sample, config.num_images, seed=config.seed)
     greys = {name: values.mean((1, 2, 3)).numpy() for name, values in greys.items()}
     for name in ("training NORMAL", *trained):
         table[name] = {"mean": float(greys[name].mean()), "sd": float(greys[name].std())}
