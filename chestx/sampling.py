@@ -80,9 +80,9 @@ def pareto_front(rows: list[dict[str, Any]], split: str = "reference") -> list[d
 def recommend(
     rows: list[dict[str, Any]], features: list[torch.Tensor], validation: torch.Tensor
 ) -> int:
-    """Index of the fastest row that the validation split cannot tell from the one of least KID there.
+    """Index of the fastest row that cannot be told from the one of least KID to validation.
 
-    Cannot tell: the 95 % interval of ``kid_difference`` reaches 0.
+    Cannot be told: the 95 % interval of ``kid_difference`` reaches 0.
     """
     best = min(range(len(rows)), key=lambda i: rows[i]["validation"]["kid"])
     for index in sorted(range(len(rows)), key=lambda i: rows[i]["seconds"]):

@@ -110,7 +110,7 @@ def main(config: Config) -> dict:
     chosen_row = sampling.recommend(rows, found, judge.real["validation"])
     best, stock = rows[chosen_row], {}
     print(
-        f"recommended, on validation: {best['sampler']} with {best['steps']} steps; {_words(best)}; "
+        f"recommended, by validation: {best['sampler']}, {best['steps']} steps; {_words(best)}; "
         f"real against real {floor['p95']:.3f}, PNEUMONIA {to_pneumonia['reference']['kid']:.3f}"
     )
     if config.against_stock:
@@ -124,9 +124,9 @@ def main(config: Config) -> dict:
             judge.real["reference"],
         )  # fmt: skip
         print(
-            f"stock DDPMPipeline: {_words(stock)}; the recommended one is "
-            f"{stock['times_faster']:.1f} times faster, its KID {stock['difference']['difference']:+.3f}"
-            f" (at most {stock['difference']['high']:+.3f}; 'no worse' is {stock['limit']:.3f})"
+            f"stock DDPMPipeline: {_words(stock)}; recommended {stock['times_faster']:.1f} times "
+            f"faster, KID {stock['difference']['difference']:+.3f}, at most "
+            f"{stock['difference']['high']:+.3f} ('no worse' means under {stock['limit']:.3f})"
         )
 
     # 5. Figures.
@@ -142,8 +142,8 @@ def main(config: Config) -> dict:
     return results.save_result(
         folder, config, description, inputs, time.monotonic() - started, survey=surveyed,
         candidates=chosen, rows=rows, pareto=[[r["sampler"], r["steps"]] for r in front],
-        recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia["reference"]["kid"], stock=stock,
-        figures=pictures,
+        recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia["reference"]["kid"],
+        stock=stock, figures=pictures,
     )  # fmt: skip
 
 
