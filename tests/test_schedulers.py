@@ -1,4 +1,4 @@
-"""Samplers against data whose exact denoiser is known; the swaps; each of the checker's sentences."""
+"""Samplers against data whose exact denoiser is known; swaps; each of the checker's sentences."""
 
 import pytest
 import torch
@@ -72,10 +72,11 @@ def test_gaussian_data_come_out_with_their_mean_and_deviation(name, prediction_t
         return
     steps, tolerance = SENSIBLE[name]
     if prediction_type == "sample" and "use_exponential_sigmas" in SAMPLERS[name][1]:
-        tolerance += 0.05  # the multistep ones cut the timesteps to integers: not their noise's
+        tolerance += 0.07  # the multistep ones cut the timesteps to integers: not their noise's
     off_mean, off_deviation = errors(trained, name, steps)
-    # PNDM adds up v of different timesteps as if they were one quantity.
-    assert off_mean < (0.005 if (name, prediction_type) == ("pndm", "v_prediction") else 0.003)
+    # Drawn 4,096 times, a stochastic mean has a standard error of 0.0023. PNDM adds up v of
+    # different timesteps as if they were one quantity.
+    assert off_mean < (0.007 if name in STOCHASTIC else 0.005 if name == "pndm" else 0.002)
     assert off_deviation < tolerance
 
 
@@ -87,7 +88,7 @@ def test_zero_terminal_snr_is_done_right_or_refused(name):
             swap_scheduler(trained, name)
         return
     off_mean, off_deviation = errors(trained, name, ZERO_SNR[name])
-    assert off_mean < 0.003
+    assert off_mean < (0.007 if name in STOCHASTIC else 0.002)
     assert off_deviation < 0.07
 
 
@@ -240,15 +241,12 @@ def test_sentence_steps_that_do_not_divide(name):
 
 
 def test_steps_that_do_not_divide_matter_where_it_is_said():
-    """DDIM with 15 steps walks past the end or stops short of it; DDPM follows its timesteps."""
+    """More steps make DDIM worse if they do not divide T; DDPM and Euler follow their timesteps."""
     trained = build_scheduler("scaled", "v_prediction")
-    ddim = swap_scheduler(trained, "ddim")
-    ddim.set_timesteps(15)
-    last = int(ddim.timesteps[-1])
-    assert last - 200 // 15 != -1
-    ddpm = swap_scheduler(trained, "ddpm")
-    ddpm.set_timesteps(15)
-    assert ddpm.previous_timestep(ddpm.timesteps[3]) == ddpm.timesteps[4]
+    off = {(n, k): errors(trained, n, k)[1] for n in ("ddim", "ddpm", "euler") for k in (100, 120)}
+    assert off["ddim", 120] > 2 * off["ddim", 100]
+    assert off["ddpm", 120] < 1.2 * off["ddpm", 100]
+    assert off["euler", 120] < 1.2 * off["euler", 100]
 
 
 def test_sentence_epsilon_with_zero_terminal_snr():
