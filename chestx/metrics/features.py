@@ -51,7 +51,7 @@ class FeatureSpace:
         features = self(real)
         self.mean = features.mean(0)
         self.scale = (features - self.mean).square().mean().sqrt()
-        if self.scale == 0:
+        if self.scale <= 1e-6 * features.abs().max():
             raise ValueError("the features of the real images do not vary; give different images")
 
     @torch.inference_mode()
