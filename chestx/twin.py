@@ -6,6 +6,7 @@ follow from it. In the eigenbasis of S every coordinate is on its own.
 """
 
 import dataclasses
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -234,6 +235,24 @@ def survey(
             row["pixels"] = out.pixel_deviation() / twin.pixel_deviation()
             rows.append(row)
     return rows
+
+
+def good_from(rows: list[dict[str, Any]], tolerance: float = 0.05) -> dict[str, int | None]:
+    """Per sampler of ``survey`` the fewest steps from which on it keeps both spreads.
+
+    Brightness and pixels within ``tolerance`` there and at every larger budget; None if never.
+    """
+
+    def off(row: dict[str, Any]) -> float:
+        return max(abs(row.get(key, math.inf) - 1) for key in ("brightness", "pixels"))
+
+    falling = sorted(rows, key=lambda row: -row["budget"])
+    found: dict[str, int | None] = {}
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        own = [row for row in falling if row["sampler"] == name]
+        good = list(itertools.takewhile(lambda row: off(row) <= tolerance, own))
+        found[name] = good[-1]["steps"] if good else None
+    return found
 
 
 def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:

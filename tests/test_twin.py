@@ -8,7 +8,7 @@ from chestx.config import generator_for
 from chestx.models.ddpm import build_scheduler
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import SAMPLERS, STOCHASTIC, UNBOUNDED, swap_scheduler
-from chestx.twin import GaussianDenoiser, GaussianTwin, candidates, survey
+from chestx.twin import GaussianDenoiser, GaussianTwin, candidates, good_from, survey
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,14 @@ def test_a_denoiser_of_constant_data_returns_the_constant():
     denoiser = GaussianDenoiser(scheduler, torch.full((1, 1, 1), 0.3), torch.zeros(1, 1, 1), (1, 4))
     x = torch.randn(2, 1, 4, 4, generator=generator_for(0))
     assert torch.equal(denoiser(x, 12.5).sample, torch.full_like(x, 0.3))
+
+
+def test_good_from_on_and_ever_after():
+    kept = {"a": [0.5, 0.97, 0.99], "b": [0.99, 0.9, 1.04], "c": [0.99, 0.99, 0.9]}
+    rows = [
+        {"sampler": name, "budget": budget, "steps": budget // 2, "brightness": share, "pixels": 1}
+        for name, shares in kept.items()
+        for budget, share in zip((10, 20, 40), shares)
+    ]
+    rows.append({"sampler": "refused", "budget": 10, "steps": 10, "problems": ["it cannot"]})
+    assert good_from(rows) == {"a": 10, "b": 20, "c": None, "refused": None}

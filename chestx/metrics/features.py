@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torchvision.models import vgg16
 
+from chestx.images import resize
 from chestx.models import ChestCNN
 
 Extract = Callable[[torch.Tensor], torch.Tensor]
@@ -16,14 +17,15 @@ def random_vgg16(seed: int = 0) -> Extract:
     Naeem et al. 2020, arXiv:2002.09797, use random weights where ImageNet's do not fit the
     domain, and read the layer fc2 of images at 224 px. Here the images keep their size, since
     nothing was trained at 224 px; fc2, whose 120 million weights take 0.5 GB, is replaced by
-    global averages at five scales, which also see grain and blur. Needs no download.
+    global averages at five scales, which also see grain and blur. Images under 32 px, which five
+    pools would leave nothing of, are enlarged. Needs no download.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = vgg16(weights=None).features.eval()
 
     def extract(images: torch.Tensor) -> torch.Tensor:
-        x, means = images.float().expand(-1, 3, -1, -1), []
+        x, means = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1), []
         for layer in layers:
             x = layer(x)
             if isinstance(layer, torch.nn.MaxPool2d):
@@ -34,8 +36,9 @@ def random_vgg16(seed: int = 0) -> Extract:
 
 
 def classifier_features(model: ChestCNN) -> Extract:
-    """The penultimate layer of a trained classifier: (B, 128)."""
-    return model.eval().features
+    """The penultimate layer of a trained classifier: (B, 128); images take the size it knows."""
+    model.eval()
+    return lambda images: model.features(resize(images, model.config.image_size))
 
 
 class FeatureSpace:
