@@ -26,7 +26,7 @@ from diffusers import (
 # Trailing: the first timestep is the last of training, where x_T is closest to pure noise.
 TRAILING = {"timestep_spacing": "trailing"}
 # Noise levels in geometric progression: at 20 steps or fewer the last of evenly spaced timesteps
-# still has so much noise that the jump to x_0 loses a third of the spread.
+# still has so much noise that the jump to x_0 loses up to a third of the spread.
 EXPONENTIAL = {"use_exponential_sigmas": True}
 # Near T a few-step solver divides the network's error by sqrt(abar_T); this bounds x_0 again.
 THRESHOLDING = {"thresholding": True, "sample_max_value": 1.0}

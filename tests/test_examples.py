@@ -294,6 +294,20 @@ def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys)
                                                        "10_brightness.png"}  # fmt: skip
 
 
+def test_the_readmes_one_line_adds_a_scheduler(whole, tmp_path, monkeypatch):
+    (tmp_path / "outputs").symlink_to(whole)
+    texts = [p.read_text() for p in sorted(EXAMPLES.parent.glob("README*.md"))]
+    blocks = re.findall(r"```python\n(.*?)```", "".join(texts), re.DOTALL)
+    (snippet,) = [block for block in blocks if 'SAMPLERS["mine"]' in block]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SAMPLERS, "mine", None)  # so that it is gone afterwards
+    names = {}
+    exec(snippet, names)
+    assert [picture.size for picture in names["pictures"]] == [(16, 16)] * 4
+    assert names["pipeline"].scheduler.config.use_karras_sigmas
+    assert names["check_schedule"](names["pipeline"].scheduler, 20) == []
+
+
 def test_missing_steps_name_the_script(tmp_path):
     module = load("06_generate_synthetic")
     with pytest.raises(FileNotFoundError, match="02_train_cvae"):
