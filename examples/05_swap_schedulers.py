@@ -47,6 +47,11 @@ def _words(row: dict) -> str:
     return f"KID {score['kid']:.3f} ± {1.96 * score['se']:.3f}, {1 / row['seconds']:.1f} images/s"
 
 
+def _line(row: dict) -> str:
+    kept = f"keeps {row['pixels']:.0%} of the twin's spread. " if "pixels" in row else ""
+    return f"{row['sampler']:>22} {row['steps']:3d} steps: {kept}{'; '.join(row['problems'])}"
+
+
 def main(config: Config) -> dict:
     started = time.monotonic()
     folder = Path(config.output_dir) / "samplers" / config.generator
@@ -60,35 +65,34 @@ def main(config: Config) -> dict:
     inputs = {config.generator: generator.checkpoint}
     extract = features.random_vgg16()
     if config.feature_space == "classifier":
-        weights = f"comparison/{config.protocol}/original/seed_{config.seed}/model"
-        extract = features.classifier_features(
-            ChestCNN.from_pretrained(Path(config.output_dir) / weights)
-        )
+        unit = Path(config.output_dir) / f"comparison/{config.protocol}/original/seed_{config.seed}"
+        made_by = results.load_result(unit, "09_compare_augmentation.py")
+        inputs["classifier"] = made_by["fingerprint"]
+        extract = features.classifier_features(ChestCNN.from_pretrained(unit / "model"))
     if config.resume and (done := results.finished(folder, config, description, inputs)):
         return done
-    tensors = {
-        split: data.to_tensors(radiographs[split], config.image_size, config.resize)
-        for split in ("train", "validation", "reference")
-    }
+    splits = ("train", "validation", "reference")
+    tensors = {s: data.to_tensors(radiographs[s], config.image_size, config.resize) for s in splits}
     normal = {
         split: images.to_float(t.of_class(sources.NORMAL).images) for split, t in tensors.items()
     }
     space = features.FeatureSpace(extract, normal["train"])
     judge = sampling.Judge(space, {s: space(normal[s]) for s in ("validation", "reference")})
-    other = images.to_float(tensors["reference"].of_class(sources.PNEUMONIA).images)
-    _, to_pneumonia = judge(other[: config.num_images])
+    sick = tensors["reference"].of_class(sources.PNEUMONIA).images[: config.num_images]
+    _, to_pneumonia = judge(images.to_float(sick))
     labels, patients = radiographs["train"]["label"], radiographs["train"]["patient"]
     patients = [patient for patient, y in zip(patients, labels) if y == sources.NORMAL]
-    sizes = config.num_images, len(normal["reference"])
-    floor = kid_floor(space(normal["train"]), patients, *sizes)
+    floor = kid_floor(space(normal["train"]), patients, config.num_images, len(normal["reference"]))
 
     # 2. The twin: all samplers without a network.
     scheduler = RadiographPipeline.from_pretrained(model_dir / "model").scheduler
-    surveyed = twin.survey(twin.GaussianTwin.of(normal["train"]), scheduler, config.steps)
+    gaussian = twin.GaussianTwin.of(normal["train"])
+    surveyed = twin.survey(gaussian, scheduler, config.steps)
     chosen = twin.candidates(surveyed, config.num_candidates)
-    for row in surveyed:
-        kept = f"keeps {row['pixels']:.0%} of the spread. " if "pixels" in row else ""
-        print(f"{row['sampler']:>22} {row['steps']:3d} steps: {kept}{'; '.join(row['problems'])}")
+    print("\n".join(_line(row) for row in surveyed))
+    how = {"num_images": config.num_images, "batch_size": config.batch_size, "seed": config.seed}
+    # What learning nothing but mean and covariance scores: every learned generator must beat it.
+    twin_row, *_ = sampling.measure(lambda _, each: gaussian.sample(each), judge, **how)
     print(f"candidates: {', '.join(chosen)}")
 
     # 3. The trained network with each candidate.
@@ -96,33 +100,26 @@ def main(config: Config) -> dict:
     for name, budget in itertools.product(chosen, config.steps):
         steps = steps_within(name, budget)
         swapped = synthesis.load_generator(config.generator, model_dir, name, steps)
-        made, seconds = sampling.timed_images(
-            swapped.sample, config.num_images, config.batch_size, config.seed
-        )
-        made_features, scores = judge(made)
-        rows.append({"sampler": name, "steps": steps, "seconds": seconds, **scores})
+        row, made_features, made = sampling.measure(swapped.sample, judge, **how)
+        rows.append({"sampler": name, "steps": steps, **row})
         found.append(made_features)
         shown[f"{name}, {steps}"] = made[:8]
         print(f"{name:>22} {steps:3d} steps: {_words(rows[-1])}")
 
     # 4. The choice, on validation; the stock pipeline, if asked for.
-    front = sampling.pareto_front(rows)
     chosen_row = sampling.recommend(rows, found, judge.real["validation"])
-    best, stock = rows[chosen_row], {}
+    best, front, stock = rows[chosen_row], sampling.pareto_front(rows), {}
     print(
         f"recommended, by validation: {best['sampler']}, {best['steps']} steps; {_words(best)}; "
-        f"real against real {floor['p95']:.3f}, PNEUMONIA {to_pneumonia['reference']['kid']:.3f}"
+        f"real against real {floor['p95']:.3f}, Gaussian twin {twin_row['reference']['kid']:.3f}, "
+        f"PNEUMONIA {to_pneumonia['reference']['kid']:.3f}"
     )
     if config.against_stock:
-        made, seconds = sampling.timed_images(
-            sampling.stock_sampler(model_dir / "model"), config.num_images, config.batch_size,
-            config.seed,
-        )  # fmt: skip
-        made_features, scores = judge(made)
+        sample = sampling.stock_sampler(model_dir / "model")
+        row, made_features, _ = sampling.measure(sample, judge, **how)
         stock = sampling.against_stock(
-            best, found[chosen_row], {"seconds": seconds, **scores}, made_features,
-            judge.real["reference"],
-        )  # fmt: skip
+            best, found[chosen_row], row, made_features, judge.real["reference"]
+        )
         print(
             f"stock DDPMPipeline: {_words(stock)}; recommended {stock['times_faster']:.1f} times "
             f"faster, KID {stock['difference']['difference']:+.3f}, at most "
@@ -143,7 +140,7 @@ def main(config: Config) -> dict:
         folder, config, description, inputs, time.monotonic() - started, survey=surveyed,
         candidates=chosen, rows=rows, pareto=[[r["sampler"], r["steps"]] for r in front],
         recommended=best, floor=floor, kid_to_pneumonia=to_pneumonia["reference"]["kid"],
-        stock=stock, figures=pictures,
+        twin=twin_row, stock=stock, figures=pictures,
     )  # fmt: skip
 
 
