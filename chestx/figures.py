@@ -43,6 +43,7 @@ SCHEDULE_COLOURS = {
     "scaled": COLOURS["ddpm_mended"],
     "zero_snr": COLOURS["ddpm_zero_snr"],
 }
+COLOURS |= {f"twin: {name}": colour for name, colour in SCHEDULE_COLOURS.items()}
 
 
 def data_line(data: dict[str, Any]) -> str:
