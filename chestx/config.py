@@ -17,16 +17,21 @@ import torch
 PRESETS = ("quick", "laptop", "slides")
 
 
-def option(default: Any, help: str, affects_result: bool = True, **presets: Any) -> Any:
+def option(
+    default: Any, help: str, affects_result: bool = True, neutral: bool = False, **presets: Any
+) -> Any:
     """A dataclass field that is a flag: ``option(32, "images per step", slides=128)``.
 
     ``affects_result=False`` marks what may change without making a finished result stale, such
-    as where it is written.
+    as where it is written. ``neutral=True`` is for a flag that comes later and whose default
+    means what was done before: while it has that value it is left out of what identifies a
+    result, so that adding it makes no finished result stale.
     """
     unknown = set(presets) - set(PRESETS)
     if unknown:
         raise ValueError(f"unknown presets {sorted(unknown)}; known: {PRESETS}")
     metadata = {"help": help, "presets": presets, "affects_result": affects_result}
+    metadata["neutral"] = neutral
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -23,6 +23,8 @@ COLOURS = {
     "ddpm": "#e08214",
     "ddpm_mended": "#b2182b",
     "ddpm_zero_snr": "#7b3294",
+    "ddpm_custom": "#b8860b",
+    "twin": "#2b8cbe",
     "NORMAL": "#4c9f70",
     "PNEUMONIA": "#8e5ea2",
 }
@@ -33,7 +35,15 @@ TITLES = {
     "ddpm": "DDPM (deck's schedule)",
     "ddpm_mended": "DDPM mended",
     "ddpm_zero_snr": "DDPM, zero terminal SNR",
+    "ddpm_custom": "DDPM, custom",
+    "twin": "Gaussian twin",
 }
+SCHEDULE_COLOURS = {
+    "deck": COLOURS["ddpm"],
+    "scaled": COLOURS["ddpm_mended"],
+    "zero_snr": COLOURS["ddpm_zero_snr"],
+}
+COLOURS |= {f"twin: {name}": colour for name, colour in SCHEDULE_COLOURS.items()}
 
 
 def data_line(data: dict[str, Any]) -> str:
@@ -308,4 +318,52 @@ def arm_scores(rows: list[dict[str, Any]], data: dict[str, Any], deck: list[dict
     if deck:
         panels[0].plot([], [], "x", color="black", label="the deck's single run")
         panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
+    """Signal and its ratio to the noise against t: ``curves`` are abar_t, (T,) per schedule."""
+    figure = start_figure(9, 3.2, data, "What is left of the image at t")
+    left, right = figure.subplots(1, 2)
+    for name, curve in curves.items():
+        abar = curve.double().cpu()
+        label = f"{name}: {float(abar[-1]) ** 0.5:.1%} at T"
+        left.plot(abar.sqrt(), color=SCHEDULE_COLOURS[name], label=label)
+        snr = 10 * torch.log10(abar / (1 - abar))
+        right.plot(snr[snr > -60], color=SCHEDULE_COLOURS[name])
+    left.set_ylabel("share of the amplitude, sqrt(abar_t)")
+    right.set_ylabel("signal to noise, dB")
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.set_xlabel("t")
+        _plain(axes)
+    return figure
+
+
+def quality_against_time(
+    rows: list[dict[str, Any]], front: list[dict[str, Any]], floor: float, data: dict[str, Any]
+) -> Figure:
+    """KID with its interval against seconds per image; ``front`` are the rows no other beats."""
+    figure = start_figure(8, 4.2, data, "Quality against time")
+    axes = figure.subplots()
+    for index, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
+        own = sorted((r for r in rows if r["sampler"] == name), key=lambda r: r["seconds"])
+        seconds = [r["seconds"] for r in own]
+        kids = np.array([r["reference"]["kid"] for r in own])
+        bars = [1.96 * r["reference"]["se"] for r in own]
+        axes.errorbar(seconds, kids, bars, fmt="o", color=f"C{index}", capsize=2, label=name, ms=5)
+        for row, x, y in zip(own, seconds, kids):
+            axes.annotate(str(row["steps"]), (x, y), (5, 4), textcoords="offset points", fontsize=7)
+    best = sorted(front, key=lambda r: r["seconds"])
+    axes.plot(
+        [r["seconds"] for r in best], [r["reference"]["kid"] for r in best], color="#999999",
+        lw=1, zorder=0, label="Pareto front",
+    )  # fmt: skip
+    axes.axhline(floor, color="#4c9f70", ls="--", lw=1, label="real against real, 95th percentile")
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=max(floor, 1e-3))
+    axes.set_xlabel("seconds per image; the numbers are steps")
+    axes.set_ylabel("KID to the reference split")
+    axes.legend(frameon=False, fontsize=7)
+    _plain(axes)
     return figure

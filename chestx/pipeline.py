@@ -1,6 +1,6 @@
 """The diffusers pipeline: from noise to radiographs, with or without classes."""
 
-import inspect
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,7 +9,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx import images as pixels
 from chestx.config import generator_for
-from chestx.models.ddpm import takes_class_labels
+from chestx.models.ddpm import null_label, takes_class_labels
+from chestx.schedulers import check_runs, check_schedule, start, step_arguments
 from chestx.sources import CLASS_NAMES
 
 Step = Callable[[int, int, torch.Tensor], None]
@@ -22,6 +23,7 @@ class RadiographPipeline(DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
+        unet.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.inference_mode()
@@ -33,6 +35,8 @@ class RadiographPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
         on_step: Step | None = None,
+        guidance_scale: float = 1.0,
+        check: bool = True,
     ):
         """Sample ``num_images`` radiographs, starting from x_T ~ N(0, I).
 
@@ -42,23 +46,31 @@ class RadiographPipeline(DiffusionPipeline):
         sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t). (The slide has abar_t as a sum.)
 
         ``class_labels``: indices, or names of Kaggle's classes, one per image, if the UNet has any.
-        ``num_inference_steps``: default is as many as the UNet was trained with.
+        ``num_inference_steps``: default is as many as the UNet was trained with; a second-order
+        scheduler (Heun, KDPM2) evaluates the UNet about twice per step.
         ``generator``: one, or one per image, which makes an image independent of its batch.
         ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".
-        ``on_step(index, timestep, images)`` sees x_t before the first and after every step.
+        ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
+        ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
+        2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
+        ``check``: whether to warn of what ``schedulers.check_schedule`` finds.
 
-        Raises ValueError if labels and UNet do not fit, or for an unknown ``output_type``.
+        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``
+        and, unless ``check`` is off, if the scheduler fails with so many steps.
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
         labels = self._class_indices(class_labels, num_images)
+        labels = self._with_null(labels, guidance_scale)
         size = self.unet.config.sample_size
         device, dtype = self._execution_device, self.unet.dtype
         steps = num_inference_steps or self.scheduler.config.num_train_timesteps
-        self.scheduler.set_timesteps(steps, device=device)
-        # DDPM takes a generator in step(), PNDM or Heun do not.
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": generator} if takes_generator else {}
+        if check:
+            check_runs(self.scheduler, steps)
+            for sentence in check_schedule(self.scheduler, steps):
+                warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=3)
+        start(self.scheduler, steps, device)
+        extra = step_arguments(self.scheduler, generator)
 
         shape = (num_images, self.unet.config.in_channels, size, size)
         images = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -67,7 +79,12 @@ class RadiographPipeline(DiffusionPipeline):
             on_step(-1, int(self.scheduler.timesteps[0]), images)
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             scaled = self.scheduler.scale_model_input(images, timestep)
-            prediction = self.unet(scaled, timestep, labels).sample  # (B, 1, H, W)
+            if guidance_scale == 1:
+                prediction = self.unet(scaled, timestep, labels).sample  # (B, 1, H, W)
+            else:  # both branches in one batch
+                both = self.unet(torch.cat([scaled, scaled]), timestep, labels).sample
+                labelled, null = both.chunk(2)
+                prediction = null + guidance_scale * (labelled - null)
             images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
             if on_step:
                 on_step(index, int(timestep), images)
@@ -83,7 +100,7 @@ class RadiographPipeline(DiffusionPipeline):
             if class_labels is not None:
                 raise ValueError("class_labels were given, but this UNet was trained without them")
             return None
-        num_classes = self.unet.config.num_class_embeds
+        num_classes = self.unet.config.num_class_embeds - (null_label(self.unet) is not None)
         if class_labels is None:
             raise ValueError(f"this UNet wants class_labels, one of {num_classes} per image")
         names = [CLASS_NAMES.index(c) if c in CLASS_NAMES else c for c in list(class_labels)]
@@ -94,6 +111,19 @@ class RadiographPipeline(DiffusionPipeline):
                 f"{num_classes - 1}"
             )
         return torch.tensor(indices, device=self._execution_device)
+
+    def _with_null(self, labels: torch.Tensor | None, guidance_scale: float):
+        """The labels of one branch or, with guidance, of both: labelled, then null."""
+        if guidance_scale == 1:
+            return labels
+        null = null_label(self.unet)
+        if null is None or guidance_scale < 0:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} must be at least 0, and other than 1 it needs a "
+                f"UNet with a null label; train one with `python examples/04_train_ddpm.py "
+                f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
+            )
+        return torch.cat([labels, torch.full_like(labels, null)])
 
 
 def forward_strip(

@@ -56,11 +56,12 @@ def file_hash(path: Path) -> str:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that affect the result."""
+    """The fields that affect the result, neutral ones only where they left their default."""
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if field.metadata.get("affects_result", True)
+        and not (field.metadata.get("neutral") and getattr(config, field.name) == field.default)
     }
 
 

@@ -1,51 +1,219 @@
 """Samplers: diffusers schedulers that walk a trained DDPM's noise schedule in fewer steps."""
 
+import copy
 import inspect
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    SASolverScheduler,
     SchedulerMixin,
+    UniPCMultistepScheduler,
 )
 
-# name -> (class, arguments that differ from its defaults). Exponential sigmas and thresholding
-# keep few-step solvers stable: near T they divide the network's error by sqrt(abar_T).
+# Trailing: the first timestep is the last of training, where x_T is closest to pure noise.
+TRAILING = {"timestep_spacing": "trailing"}
+# Noise levels in geometric progression: at 20 steps or fewer the last of evenly spaced timesteps
+# still has so much noise that the jump to x_0 loses up to a third of the spread.
+EXPONENTIAL = {"use_exponential_sigmas": True}
+# Near T a few-step solver divides the network's error by sqrt(abar_T); this bounds x_0 again.
 THRESHOLDING = {"thresholding": True, "sample_max_value": 1.0}
+
+# name -> (class, arguments that differ from its defaults); adding one is one line. Left out:
+# IPNDM ignores the betas; LCM and TCD sample distilled networks; DPMSolverSDE needs torchsde;
+# the Parallel ones do DDIM's and DDPM's arithmetic; the others know no betas. use_beta_sigmas
+# raises IndexError or comes out wrong at T = 200.
 SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, {"timestep_spacing": "trailing"}),
-    "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
-    "dpmsolver++": (DPMSolverMultistepScheduler, {"use_exponential_sigmas": True, **THRESHOLDING}),
+    "ddpm": (DDPMScheduler, TRAILING),
+    "ddim": (DDIMScheduler, TRAILING),
+    # Without its Runge-Kutta start, which costs nine evaluations more.
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True, **TRAILING}),
+    "lms": (LMSDiscreteScheduler, EXPONENTIAL),
+    "euler": (EulerDiscreteScheduler, EXPONENTIAL),
+    "euler-ancestral": (EulerAncestralDiscreteScheduler, TRAILING),
+    "heun": (HeunDiscreteScheduler, EXPONENTIAL),
+    "kdpm2": (KDPM2DiscreteScheduler, EXPONENTIAL),
+    "kdpm2-ancestral": (KDPM2AncestralDiscreteScheduler, EXPONENTIAL),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
     "sde-dpmsolver++": (
         DPMSolverMultistepScheduler,
-        {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True, **THRESHOLDING},
+        {"algorithm_type": "sde-dpmsolver++", **EXPONENTIAL, **THRESHOLDING},
     ),
+    "singlestep-dpmsolver++": (
+        DPMSolverSinglestepScheduler,
+        {"lower_order_final": True, **EXPONENTIAL, **THRESHOLDING},  # for odd numbers of steps
+    ),
+    "unipc": (UniPCMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
+    "deis": (DEISMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
+    # Adds noise between the timesteps 200 and 800 alone, so that at T = 200 it is an ODE solver.
+    "sa-solver": (SASolverScheduler, {**EXPONENTIAL, **THRESHOLDING}),
 }
+STOCHASTIC = ("ddpm", "euler-ancestral", "kdpm2-ancestral", "sde-dpmsolver++")  # add noise
+UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are no greys in [-1, 1]
 # What belongs to the trained network and must survive a swap.
 TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 TRAINED += ("prediction_type", "rescale_betas_zero_snr")
+# They step by T // n whatever the distance of the timesteps.
+STEPS_DIVIDE_T = (DDIMScheduler, PNDMScheduler)
+# Share of the signal's amplitude at T above which sampling visibly starts from the wrong noise:
+# Stable Diffusion's 0.068 is the example of Lin et al. 2023, arXiv:2305.08891.
+MAX_SIGNAL = 0.05
 
 
-def swap_scheduler(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
+def swap_scheduler(scheduler: SchedulerMixin, name: str, **changes: Any) -> SchedulerMixin:
     """A new scheduler of kind ``name`` for the network that was trained with ``scheduler``.
 
     Every argument is passed explicitly: ``from_config`` on an object in memory would drop the
     values that were defaulted, so that the same swap could differ before and after saving.
-    Raises ValueError for an unknown name.
+    ``changes`` go over those of ``SAMPLERS``, as far as the class knows them. Raises
+    ValueError for an unknown name, for a scheduler without betas, and where ``name`` cannot do
+    what the network was trained for (zero terminal SNR, its prediction type), with the names of
+    those that can.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; choose one of {list(SAMPLERS)}")
-    scheduler_class, changes = SAMPLERS[name]
+    _require_betas(scheduler)
+    swapped = _build(scheduler, name, changes)
+    if reason := _obstacle(scheduler, swapped, 3):
+        raise ValueError(f"sampler={name!r} cannot be used here: {reason}; {_able(scheduler, 3)}")
+    return swapped
+
+
+def check_runs(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Raise ValueError if ``scheduler`` fails with so many steps; name the samplers that do not."""
+    _require_betas(scheduler)
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps={num_inference_steps} must be at least 1")
+    if reason := _obstacle(scheduler, scheduler, num_inference_steps):
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps} does not work with "
+            f"{type(scheduler).__name__}: {reason}; {_able(scheduler, num_inference_steps)}"
+        )
+
+
+def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[str]:
+    """What is wrong with sampling by ``scheduler`` in so many steps, in words; [] if nothing is.
+
+    Raises ValueError for a scheduler without betas.
+    """
+    _require_betas(scheduler)
+    config, n = scheduler.config, num_inference_steps
+    T, name = config.num_train_timesteps, type(scheduler).__name__
+    signal = float(scheduler.alphas_cumprod[-1]) ** 0.5
+    found = []
+    if signal > MAX_SIGNAL:
+        found.append(
+            f"signal left at T: {signal:.1%} of its amplitude, yet sampling starts from noise, "
+            f"which training never showed the network alone; raise the betas (schedule "
+            f"'scaled') or rescale them (schedule 'zero_snr')"
+        )
+    if signal < 1e-3 and config.prediction_type == "epsilon":  # 2^-12 where 0 is avoided
+        found.append(
+            "epsilon prediction with zero terminal SNR: at T the noise says nothing about x_0; "
+            "train with prediction_type='v_prediction' or 'sample'"
+        )
+    if n > T:
+        found.append(
+            f"more inference than training steps: {n} > {T}; take at most {T}, the network knows "
+            f"no timesteps between them"
+        )
+        return found
+    if isinstance(scheduler, STEPS_DIVIDE_T) and T % n:
+        found.append(
+            f"steps that do not divide T: {name} steps by {T} // {n} = {T // n} whatever the "
+            f"distance of the timesteps; take a divisor of {T}"
+        )
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(n)
+    first = float(trial.timesteps[0])
+    if first < T - 2:  # T - 2 is what rounding makes of T - 1 with exponential sigmas
+        found.append(
+            f"sampling does not start at the last timestep: it starts from pure noise at "
+            f"t = {first:g}, not at {T - 1}; set timestep_spacing='trailing'"
+        )
+    return found
+
+
+def steps_within(name: str, evaluations: int) -> int:
+    """Steps that cost at most so many evaluations of the network: 2 n - 1 in second order."""
+    order = getattr(SAMPLERS[name][0], "order", 1)
+    return max(1, (evaluations + order - 1) // order)
+
+
+def _require_betas(scheduler: SchedulerMixin) -> None:
+    if "beta_start" not in scheduler.config or not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"{type(scheduler).__name__} has no betas, so it cannot walk a DDPM's noise schedule; "
+            f"give the network's DDPMScheduler, then choose one of {list(SAMPLERS)}"
+        )
+
+
+def _build(scheduler: SchedulerMixin, name: str, changes: dict[str, Any]) -> SchedulerMixin:
+    scheduler_class, own = SAMPLERS[name]
     parameters = inspect.signature(scheduler_class.__init__).parameters
     arguments = {
         parameter.name: parameter.default
         for parameter in parameters.values()
         if parameter.default is not parameter.empty
     }
-    trained = {key: scheduler.config[key] for key in TRAINED if key in scheduler.config}
-    if scheduler_class is DDPMScheduler:
-        trained = {key: scheduler.config[key] for key in arguments if key in scheduler.config}
+    kept = TRAINED if scheduler_class is not DDPMScheduler else tuple(arguments)
+    trained = {key: scheduler.config[key] for key in kept if key in scheduler.config}
+    if trained.get("rescale_betas_zero_snr") and "use_exponential_sigmas" in own:
+        # From sigma = 4096 half of a geometric progression would round to the same timestep.
+        own = {k: v for k, v in own.items() if k != "use_exponential_sigmas"} | TRAILING
+    own = {key: value for key, value in (own | changes).items() if key in arguments}
     return scheduler_class(
-        **arguments | {key: trained[key] for key in arguments if key in trained} | changes
+        **arguments | {key: trained[key] for key in arguments if key in trained} | own
     )
+
+
+def _obstacle(trained: SchedulerMixin, scheduler: SchedulerMixin, steps: int) -> str:
+    """Why ``scheduler`` cannot serve the network of ``trained``: a dry run on one pixel tells."""
+    if trained.config.get("rescale_betas_zero_snr") and not scheduler.config.get(
+        "rescale_betas_zero_snr"
+    ):
+        return "it has no rescale_betas_zero_snr for zero terminal SNR"
+    trial, generator = copy.deepcopy(scheduler), torch.Generator().manual_seed(0)
+    extra = step_arguments(trial, generator)
+    x = torch.ones(1, 1, 1, 1)
+    try:
+        start(trial, steps)
+        for timestep in trial.timesteps:
+            prediction = 0.5 * trial.scale_model_input(x, timestep)
+            x = trial.step(prediction, timestep, x, **extra).prev_sample
+    except (ValueError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return "" if torch.isfinite(x).all() else "its samples are not finite"
+
+
+def _able(trained: SchedulerMixin, steps: int) -> str:
+    able = [n for n in SAMPLERS if not _obstacle(trained, _build(trained, n, {}), steps)]
+    return f"these can: {able}" if able else f"none of {list(SAMPLERS)} can; take fewer steps"
+
+
+def start(scheduler: SchedulerMixin, steps: int, device: torch.device | None = None) -> None:
+    """``set_timesteps`` and the first step index, which diffusers otherwise looks up by timestep.
+
+    Where rounding makes the first two timesteps equal, its look-up takes the second.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def step_arguments(scheduler: SchedulerMixin, generator: Any) -> dict[str, Any]:
+    """The generator for ``step``, if it takes one: DDPM's does, PNDM's or Heun's does not."""
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generator} if takes_generator else {}

@@ -22,13 +22,14 @@ from chestx.data import Radiographs, RadiographTensors, smaller_class
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
-from chestx.schedulers import swap_scheduler
+from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
 from chestx.sources import CLASS_NAMES, NORMAL
 
 SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
 VAES = {"cvae": ConditionalVAE, "enhanced_cvae": EnhancedConditionalVAE}
 DDPMS = ("ddpm", "ddpm_mended")
 GENERATORS = (*VAES, *DDPMS)
+OTHER_DDPMS = ("ddpm_zero_snr", "ddpm_custom")  # trained and loaded like these, but no arms
 
 
 @dataclasses.dataclass
@@ -51,18 +52,23 @@ def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: 
 
 
 def load_generator(
-    name: str, folder: Path, sampler: str = "", num_inference_steps: int = 0
+    name: str,
+    folder: Path,
+    sampler: str = "",
+    num_inference_steps: int = 0,
+    guidance_scale: float = 1.0,
 ) -> Generator:
-    """Load what ``save_generator`` wrote; ``sampler`` and its steps concern the DDPMs alone.
+    """Load what ``save_generator`` wrote; the sampler, its steps and guidance concern DDPMs alone.
 
     Raises ValueError for an unknown name and FileNotFoundError if nothing was trained.
     """
-    if name not in GENERATORS:
-        raise ValueError(f"generator={name!r} is unknown; choose one of {GENERATORS}")
+    if name not in (*GENERATORS, *OTHER_DDPMS):
+        known = (*GENERATORS, *OTHER_DDPMS)
+        raise ValueError(f"generator={name!r} is unknown; choose one of {known}")
     folder = Path(folder)
     if not (folder / "result.json").exists():
         script = {"cvae": "02_train_cvae.py", "enhanced_cvae": "03_train_enhanced_cvae.py"}
-        flag = f" --generator {name}" if name in DDPMS else ""
+        flag = f" --generator {name}" if name not in VAES else ""
         raise FileNotFoundError(
             f"{folder} holds no finished {name}; run `python examples/"
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
@@ -78,7 +84,9 @@ def load_generator(
         size, sample = model.config.image_size, model.sample
     else:
         pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
-        sample, settings = pipeline_sampler(pipeline, sampler or "ddpm", num_inference_steps)
+        sample, settings = pipeline_sampler(
+            pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
+        )
         weights = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
         size = pipeline.unet.config.sample_size
         if not takes_class_labels(pipeline.unet):
@@ -87,24 +95,29 @@ def load_generator(
     return Generator(name, sample, size, checkpoint, settings, trained_on, classes)
 
 
-def pipeline_sampler(pipeline: RadiographPipeline, sampler: str, num_inference_steps: int):
+def pipeline_sampler(
+    pipeline: RadiographPipeline,
+    sampler: str,
+    num_inference_steps: int,
+    guidance_scale: float = 1.0,
+):
     """(sample function, what to write into the manifest) of a pipeline with another sampler."""
     pipeline.scheduler = swap_scheduler(pipeline.scheduler, sampler)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.to(memory_format=torch.channels_last)
     trained_steps = pipeline.scheduler.config.num_train_timesteps
     steps = num_inference_steps or trained_steps
-    if sampler in ("ddpm", "ddim") and trained_steps % steps:
-        raise ValueError(  # they step by T // n whatever the distance of the timesteps
+    if isinstance(pipeline.scheduler, STEPS_DIVIDE_T) and trained_steps % steps:
+        raise ValueError(
             f"num_inference_steps={steps} does not divide {trained_steps}, as {sampler} needs; "
             f"take a divisor, or the sampler dpmsolver++"
         )
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         labels = class_labels if takes_class_labels(pipeline.unet) else None
-        return pipeline(len(class_labels), labels, steps, generators)
+        return pipeline(len(class_labels), labels, steps, generators, guidance_scale=guidance_scale)
 
-    return sample, {"scheduler": sampler, "num_inference_steps": steps, "guidance_scale": None}
+    settings = {"scheduler": sampler, "num_inference_steps": steps}
+    return sample, settings | {"guidance_scale": None if guidance_scale == 1 else guidance_scale}
 
 
 def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:

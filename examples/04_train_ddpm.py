@@ -2,6 +2,7 @@
 
     python examples/04_train_ddpm.py                          # as in the deck
     python examples/04_train_ddpm.py --generator ddpm_mended  # with the noise schedule put right
+    python examples/04_train_ddpm.py --generator ddpm_custom --class-conditional --label-dropout 0.1
 
 `ddpm` is what the slides say: T = 200, linear betas 1e-4 to 0.02, noise prediction. With these
 betas 36 % of the signal's amplitude is left at T, yet sampling starts from pure noise.
@@ -19,7 +20,13 @@ import torch
 
 from chestx import data, diagrams, figures, results
 from chestx.config import CommonConfig, generator_for, option, parse
-from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.models.ddpm import (
+    PREDICTION_TYPES,
+    SCHEDULES,
+    DenoisingLoss,
+    build_scheduler,
+    build_unet,
+)
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
 from chestx.schedulers import SAMPLERS
 from chestx.synthesis import pipeline_sampler, save_generator
@@ -29,13 +36,24 @@ VARIANTS = {
     "ddpm": ("deck", "epsilon"),
     "ddpm_mended": ("scaled", "v_prediction"),
     "ddpm_zero_snr": ("zero_snr", "v_prediction"),
+    "ddpm_custom": ("deck", "epsilon"),  # what --schedule and --prediction-type replace
 }
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
     generator: Literal[tuple(VARIANTS)] = option("ddpm", "the deck's schedule, or a mended one")
+    schedule: Literal["", *SCHEDULES] = option("", "noise schedule of ddpm_custom", neutral=True)
+    prediction_type: Literal["", *PREDICTION_TYPES] = option(
+        "", "what the network of ddpm_custom predicts", neutral=True
+    )
     class_conditional: bool = option(False, "train on both classes, with labels")
+    label_dropout: float = option(
+        0.0, "share of labels replaced by the null label, for guidance; 0.1 is usual", neutral=True
+    )
+    min_snr_gamma: float = option(
+        0.0, "weigh timesteps by min(SNR, gamma); 0 is off, 5 usual", neutral=True
+    )
     block_out_channels: tuple[int, ...] = option(
         (32, 48, 64), "widths; the first is the time embedding's dimension",
         laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256),
@@ -51,6 +69,13 @@ class Config(CommonConfig):
 
 def main(config: Config) -> dict:
     folder = Path(config.output_dir) / config.generator
+    if config.generator != "ddpm_custom" and (config.schedule or config.prediction_type):
+        raise ValueError(
+            f"--schedule and --prediction-type belong to --generator ddpm_custom, but "
+            f"{config.generator} has its own: {VARIANTS[config.generator]}"
+        )
+    if config.label_dropout and not config.class_conditional:
+        raise ValueError("--label-dropout needs labels to drop: give --class-conditional too")
 
     # 1. The smaller class of the train split (NORMAL), and nothing else: it is what is missing.
     radiographs = data.load(config)
@@ -67,10 +92,13 @@ def main(config: Config) -> dict:
     num_classes = len(radiographs.class_names) if config.class_conditional else None
     torch.manual_seed(config.seed)
     schedule, prediction_type = VARIANTS[config.generator]
-    scheduler = build_scheduler(schedule, prediction_type)
+    prediction_type = config.prediction_type or prediction_type
+    scheduler = build_scheduler(config.schedule or schedule, prediction_type)
     unet = build_unet(
-        config.image_size, config.block_out_channels, config.layers_per_block, num_classes
-    )
+        config.image_size, config.block_out_channels, config.layers_per_block, num_classes,
+        with_null_label=config.label_dropout > 0,
+    )  # fmt: skip
+    loss_fn = DenoisingLoss(scheduler, config.label_dropout, config.min_snr_gamma)
 
     # 3. Train, and look at samples after the first, the middle and the last epoch.
     def save_samples(model, epoch: int) -> None:
@@ -88,7 +116,7 @@ def main(config: Config) -> dict:
         mixed_precision=config.mixed_precision, save_every_seconds=config.save_every_seconds,
     )  # fmt: skip
     history = train(
-        unet, DenoisingLoss(scheduler), train_data, training, folder, validation_data=held_out,
+        unet, loss_fn, train_data, training, folder, validation_data=held_out,
         on_sample=save_samples, resume=config.resume,
         identity=results.identity(config, description, {}), description=config.generator,
     )  # fmt: skip

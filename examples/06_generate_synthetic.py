@@ -32,6 +32,9 @@ class Config(CommonConfig):
     ddpm_steps: int = option(20, "steps of ddpm", slides=200)
     mended_sampler: Literal[tuple(SAMPLERS)] = option("dpmsolver++", "scheduler of ddpm_mended")
     mended_steps: int = option(15, "steps of ddpm_mended")
+    guidance_scale: float = option(
+        1.0, "of DDPMs with a null label (04 --label-dropout); 1 is off", neutral=True
+    )
     batch_size: int = option(32, "images at a time; does not change them", False, slides=256)
     overwrite: bool = option(False, "replace a set that was made with other settings", False)
 
@@ -46,8 +49,8 @@ def main(config: Config) -> dict:
     label, num_images = data.missing_images(radiographs["train"]["label"])
     class_name = radiographs.class_names[label]
     samplers = {
-        "ddpm": (config.ddpm_sampler, config.ddpm_steps),
-        "ddpm_mended": (config.mended_sampler, config.mended_steps),
+        "ddpm": (config.ddpm_sampler, config.ddpm_steps, config.guidance_scale),
+        "ddpm_mended": (config.mended_sampler, config.mended_steps, config.guidance_scale),
     }
     generators = [
         synthesis.load_generator(name, Path(config.output_dir) / name, *samplers.get(name, ()))

@@ -17,6 +17,7 @@ from diffusers import DDPMPipeline
 from chestx import results
 from chestx.augmentation import ARMS
 from chestx.config import CommonConfig, defaults
+from chestx.schedulers import SAMPLERS
 from chestx.slides import CHAPTERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -258,6 +259,91 @@ def test_class_conditional_ddpm(tmp_path):
     module = load("04_train_ddpm")
     result = module.main(config(module, tmp_path, class_conditional=True))
     assert result["num_images"] == 60
+
+
+def test_guided_custom_ddpm(whole, tmp_path):
+    """Label dropout, min-SNR weights and another schedule, then guidance in 06."""
+    module = load("04_train_ddpm")
+    flags = {"class_conditional": True, "label_dropout": 0.2}
+    module.main(config(module, tmp_path, generator="ddpm_custom", schedule="zero_snr",
+                       prediction_type="sample", min_snr_gamma=5.0, sampler="ddim",
+                       num_inference_steps=4, **flags))  # fmt: skip
+    scheduler = json.loads(
+        (tmp_path / "ddpm_custom/model/scheduler/scheduler_config.json").read_text()
+    )
+    assert scheduler["rescale_betas_zero_snr"]
+    assert scheduler["prediction_type"] == "sample"
+    module.main(config(module, tmp_path, generator="ddpm_mended", **flags))
+    synthesis = load("06_generate_synthetic")
+    wanted = {"generators": ("ddpm_mended",), "guidance_scale": 2.0}
+    synthesis.main(config(synthesis, tmp_path, **wanted))
+    manifest = (tmp_path / "synthetic/ddpm_mended/train/metadata.jsonl").read_text().splitlines()
+    assert json.loads(manifest[0])["guidance_scale"] == 2.0
+    with pytest.raises(ValueError, match=r"guidance_scale=2\.0.*null label"):
+        copy = shutil.copytree(whole, tmp_path / "copy")
+        synthesis.main(config(synthesis, copy, overwrite=True, **wanted))
+    with pytest.raises(ValueError, match="belong to --generator ddpm_custom"):
+        module.main(config(module, tmp_path, schedule="scaled"))
+    with pytest.raises(ValueError, match="--class-conditional"):
+        module.main(config(module, tmp_path, label_dropout=0.1))
+
+
+@pytest.mark.parametrize("feature_space", ["random_vgg16", "classifier"])
+def test_swap_schedulers(whole, tmp_path, capsys, feature_space):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    module = load("05_swap_schedulers")
+    chosen = {"steps": (4, 5), "num_candidates": 2, "num_images": 5}
+    chosen |= {"generator": "ddpm_mended", "feature_space": feature_space}
+    chosen |= {"against_stock": feature_space == "classifier"}
+    result = module.main(config(module, copy, **chosen))
+    stored = results.read_json(copy / "samplers" / "ddpm_mended" / "result.json")
+    assert {row["sampler"] for row in stored["survey"]} == set(SAMPLERS)
+    assert len(stored["rows"]) == 4
+    assert stored["recommended"] in stored["rows"]
+    assert stored["inputs"] == result["inputs"]
+    for picture in stored["figures"]:
+        assert (copy / "figures" / picture["file"]).stat().st_size > 10_000
+    said = capsys.readouterr().out
+    assert "steps that do not divide T" not in said  # 4 and 5 divide 200
+    assert f"recommended, by validation: {stored['recommended']['sampler']}" in said
+    if feature_space == "classifier":
+        assert stored["stock"]["times_faster"] > 1
+        assert stored["stock"]["no_worse"] == (
+            stored["stock"]["difference"]["high"] < stored["stock"]["limit"]
+        )
+    assert module.main(config(module, copy, resume=True, **chosen)) == stored
+
+
+def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys):
+    module = load("10_terminal_snr")
+    alone = module.main(config(module, tmp_path, num_images=8))
+    assert set(alone["brightness"]) == {"training images", "twin", "twin: deck", "twin: scaled",
+                                        "twin: zero_snr"}  # fmt: skip
+    assert "04_train_ddpm.py --generator ddpm_zero_snr" in capsys.readouterr().out
+    kept = {name: row["sd"] for name, row in alone["brightness"].items()}
+    assert kept["twin"] == pytest.approx(kept["training images"], rel=0.1)
+    assert kept["twin: deck"] < 0.99 * kept["twin"]  # at 16 px; the larger, the more is lost
+    assert kept["twin: scaled"] == pytest.approx(kept["twin"], rel=0.05)
+    assert alone["brightness"]["twin: deck"]["signal_at_T"] == pytest.approx(0.364, abs=1e-3)
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    trained = module.main(config(module, copy, num_images=8))
+    assert {"ddpm", "ddpm_mended"} < set(trained["brightness"])
+    assert {p["file"] for p in trained["figures"]} == {"10_snr.png", "10_x_T.png",
+                                                       "10_brightness.png"}  # fmt: skip
+
+
+def test_the_readmes_one_line_adds_a_scheduler(whole, tmp_path, monkeypatch):
+    (tmp_path / "outputs").symlink_to(whole)
+    texts = [p.read_text() for p in sorted(EXAMPLES.parent.glob("README*.md"))]
+    blocks = re.findall(r"```python\n(.*?)```", "".join(texts), re.DOTALL)
+    (snippet,) = [block for block in blocks if 'SAMPLERS["mine"]' in block]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SAMPLERS, "mine", None)  # so that it is gone afterwards
+    names = {}
+    exec(snippet, names)
+    assert [picture.size for picture in names["pictures"]] == [(16, 16)] * 4
+    assert names["pipeline"].scheduler.config.use_karras_sigmas
+    assert names["check_schedule"](names["pipeline"].scheduler, 20) == []
 
 
 def test_missing_steps_name_the_script(tmp_path):

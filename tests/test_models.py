@@ -1,6 +1,7 @@
 """The models and their losses: closed forms, equivalences, and one batch can be overfit."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -217,6 +218,76 @@ def test_denoising_loss_is_the_mean_squared_error_of_the_noise(tensors):
     scheduler, batch = build_scheduler(), tensors[list(range(8))]
     loss, _ = DenoisingLoss(scheduler)(Perfect(), batch)
     assert loss.item() < 1e-4
+
+
+class Spy(torch.nn.Module):
+    """Predicts zero and keeps the labels and timesteps it was given."""
+
+    def __init__(self, num_class_embeds):
+        super().__init__()
+        self.config = SimpleNamespace(num_class_embeds=num_class_embeds)
+
+    def forward(self, noisy_images, timesteps, class_labels):
+        self.labels, self.timesteps = class_labels, timesteps
+        return SimpleNamespace(sample=torch.zeros_like(noisy_images))
+
+
+def test_dropout_and_weights_that_are_off_draw_and_change_nothing():
+    """Runs of before these options go on bit for bit."""
+    scheduler, x = build_scheduler(), torch.randn(8, 1, 4, 4)
+    batch = {"images": x, "class_labels": torch.zeros(8, dtype=torch.long)}
+    torch.manual_seed(5)
+    noise, timesteps = torch.randn_like(x), torch.randint(200, (8,))
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    model = Spy(2)
+    loss, logs = DenoisingLoss(scheduler)(model, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model.timesteps, timesteps)
+    assert loss == noise.square().mean()
+    assert logs == {}
+
+
+def test_label_dropout_replaces_that_share_by_the_null_label():
+    labels = torch.tensor([0, 1] * 2000)
+    batch = {"images": torch.zeros(4000, 1, 2, 2), "class_labels": labels}
+    model = Spy(3)
+    DenoisingLoss(build_scheduler(), label_dropout=0.2)(model, batch)
+    dropped = model.labels == 2
+    assert 0.17 < dropped.float().mean() < 0.23
+    assert torch.equal(model.labels[~dropped], labels[~dropped])
+    for without_null in (2, None):
+        with pytest.raises(ValueError, match=r"label_dropout=0\.2 needs a UNet with a null label"):
+            DenoisingLoss(build_scheduler(), label_dropout=0.2)(Spy(without_null), batch)
+    with pytest.raises(ValueError, match=r"label_dropout=1"):
+        DenoisingLoss(build_scheduler(), label_dropout=1.0)
+    with pytest.raises(ValueError, match="min_snr_gamma=-1"):
+        DenoisingLoss(build_scheduler(), min_snr_gamma=-1)
+
+
+@pytest.mark.parametrize("schedule", ["deck", "scaled", "zero_snr"])
+def test_min_snr_weights_make_x0_errors_count_alike(schedule):
+    """One error of x_0 costs min(SNR, 5) times its square, whatever the network predicts."""
+    t = torch.arange(200)
+    x = torch.randn(200, 1, 2, 2)
+    for kind in ("epsilon", "v_prediction", "sample"):
+        if (schedule, kind) == ("zero_snr", "epsilon"):
+            continue
+        scheduler = build_scheduler(schedule, kind)
+        loss = DenoisingLoss(scheduler, min_snr_gamma=5.0)
+        abar = scheduler.alphas_cumprod.double()
+        snr = abar / (1 - abar)
+        weights = loss.weights(t).double()
+        assert torch.isfinite(weights).all()
+        per_x0 = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones(200)}[kind]
+        assert torch.allclose(weights * per_x0, snr.clamp(max=5), rtol=1e-3, atol=1e-6)
+        batch = {"images": x, "class_labels": torch.zeros(200, dtype=torch.long)}
+        total, logs = loss(Spy(None), batch)
+        assert total != logs["mse"]
+        assert torch.isfinite(total)
+    epsilon = DenoisingLoss(build_scheduler("zero_snr", "sample"), min_snr_gamma=5.0)
+    epsilon.scheduler.register_to_config(prediction_type="epsilon")
+    assert torch.isfinite(epsilon.weights(t)).all()  # 0 / 0 at T otherwise
 
 
 def test_class_labels_reach_the_unet(tensors):

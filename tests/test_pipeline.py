@@ -1,13 +1,16 @@
 """Sampling: our loop against diffusers' own arithmetic, samplers, labels, strips."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMPipeline
 
 from chestx.config import generator_for
 from chestx.models.ddpm import build_scheduler, build_unet
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
-from chestx.schedulers import SAMPLERS, swap_scheduler
+from chestx.schedulers import SAMPLERS, check_schedule, start, swap_scheduler
 
 
 def pipeline(num_classes=None, **schedule) -> RadiographPipeline:
@@ -116,3 +119,115 @@ def test_strips_show_the_way_into_noise_and_back():
     assert way.shape == (3, 2, 1, 16, 16)
     assert way[0].abs().max() <= 1
     assert torch.equal(way[2][1:], torch.randn(1, 1, 16, 16, generator=generator_for(0, 1)))
+
+
+def guided(**schedule) -> RadiographPipeline:
+    torch.manual_seed(0)
+    unet = build_unet(16, (32, 32), 1, 2, with_null_label=True).eval()
+    made = RadiographPipeline(unet, build_scheduler("scaled", "v_prediction", **schedule))
+    made.scheduler = swap_scheduler(made.scheduler, "dpmsolver++")
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_guidance_is_null_plus_w_times_the_difference_in_one_batch():
+    made, batches = guided(), []
+    forward = made.unet.forward
+
+    def spy(sample, timestep, class_labels=None, **kwargs):
+        batches.append(class_labels.tolist())
+        return forward(sample, timestep, class_labels, **kwargs)
+
+    made.unet.forward = spy
+    result = made(2, ["NORMAL", "PNEUMONIA"], 4, generator_for(1), guidance_scale=3.0)
+    assert batches == [[0, 1, 2, 2]] * 4
+    scheduler, x = made.scheduler, torch.randn(2, 1, 16, 16, generator=generator_for(1))
+    start(scheduler, 4)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            labelled = forward(x, t, torch.tensor([0, 1])).sample
+            null = forward(x, t, torch.tensor([2, 2])).sample
+            x = scheduler.step(null + 3.0 * (labelled - null), t, x).prev_sample
+    assert torch.allclose(result, x.clamp(-1, 1), atol=1e-4)
+
+
+def test_guidance_of_one_is_off_and_of_nought_ignores_the_label():
+    made = guided()
+    make = lambda labels, w: made(1, labels, 3, generator_for(1), guidance_scale=w)  # noqa: E731
+    assert torch.equal(make([0], 1.0), made(1, [0], 3, generator_for(1)))
+    assert torch.allclose(make([0], 0.0), make([1], 0.0), atol=1e-5)
+    assert not torch.allclose(make([0], 2.0), make([1], 2.0), atol=1e-3)
+
+
+def test_guidance_needs_a_null_label():
+    for made, labels in ((pipeline(num_classes=2), [0]), (pipeline(), None)):
+        with pytest.raises(ValueError, match=r"guidance_scale=2\.0.*--label-dropout"):
+            made(1, labels, num_inference_steps=2, guidance_scale=2.0)
+    with pytest.raises(ValueError, match=r"guidance_scale=-1"):
+        guided()(1, [0], 2, guidance_scale=-1)
+    with pytest.raises(ValueError, match="0 to 1"):  # the null label is no class
+        guided()(1, [2], 2)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+def test_save_and_load_gives_the_same_images(guidance_scale, tmp_path):
+    made = guided()
+    before = made(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
+    made.save_pretrained(tmp_path, safe_serialization=True)
+    loaded = RadiographPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.scheduler) is type(made.scheduler)
+    after = loaded(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(("schedule", "many"), [("deck", False), ("scaled", True)])
+def test_stock_pipeline_makes_the_same_images(schedule, many, tmp_path):
+    """One generator or one per image, all steps of training: DDPMPipeline and ours agree."""
+    ours = pipeline(schedule=schedule)
+    ours.save_pretrained(tmp_path)
+    stock = DDPMPipeline.from_pretrained(tmp_path)
+    stock.set_progress_bar_config(disable=True)
+    generators = lambda: [generator_for(5, i) for i in range(2)] if many else generator_for(5)  # noqa: E731
+    theirs = stock(2, generators(), num_inference_steps=200, output_type="np").images[..., 0]
+    mine = ours(2, generator=generators(), output_type="np")
+    assert np.abs(mine - theirs * 255).max() <= 0.51  # ours is rounded to grey levels
+
+
+@pytest.mark.parametrize("name", ["heun", "kdpm2", "kdpm2-ancestral"])
+def test_second_order_schedulers_evaluate_twice_per_step(name):
+    made, seen = pipeline(schedule="scaled", prediction_type="v_prediction"), []
+    made.scheduler = swap_scheduler(made.scheduler, name)
+    made(1, num_inference_steps=5, generator=generator_for(0),
+         on_step=lambda i, t, x: seen.append((i, t)))  # fmt: skip
+    assert [i for i, _ in seen] == list(range(-1, 9))  # 2 n - 1 evaluations
+    timesteps = [t for _, t in seen[1:]]
+    assert timesteps == sorted(timesteps, reverse=True)
+    assert timesteps[0] >= 198  # 198.99 where rounding cuts it
+
+
+def test_warnings_are_the_checkers_sentences():
+    made = pipeline(schedule="deck")
+    with pytest.warns(UserWarning) as caught:
+        made(1, num_inference_steps=75, generator=generator_for(0))
+    said = [str(w.message) for w in caught]
+    assert said == [f"DDPMScheduler: {s}" for s in check_schedule(made.scheduler, 75)]
+    assert len(said) == 2
+    fine = guided()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fine(1, [0], 4, generator_for(0))
+        made(1, num_inference_steps=3, generator=generator_for(0), check=False)
+
+
+def test_too_many_steps_name_the_samplers_that_can():
+    with pytest.raises(ValueError, match=r"num_inference_steps=201.*these can: \["):
+        pipeline(schedule="scaled")(1, num_inference_steps=201)
+
+
+def test_the_network_runs_in_channels_last_and_inference_mode():
+    made, seen = pipeline(schedule="scaled"), []
+    weight = made.unet.down_blocks[0].resnets[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    made(1, num_inference_steps=3, on_step=lambda i, t, x: seen.append(x.is_inference()))
+    assert all(seen[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chestx import results
-from chestx.config import CommonConfig
+from chestx.config import CommonConfig, defaults, option
 
 DATA = {"fingerprint": "abc", "source": "phantom"}
 INPUTS = {"cvae": "012345"}
@@ -114,3 +114,23 @@ def test_damaged_ledger_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"arm": "dd')
     with pytest.raises(ValueError, match=r"ledger\.jsonl"):
         results.read_ledger(path)
+
+
+@dataclasses.dataclass
+class Before(CommonConfig):
+    steps: int = option(20, "steps")
+
+
+@dataclasses.dataclass
+class After(Before):
+    guidance_scale: float = option(1.0, "1 is off", neutral=True, slides=2.0)
+
+
+def test_a_neutral_flag_makes_no_finished_result_stale(tmp_path: Path) -> None:
+    """Added later, at its default it means what was done before; any other value counts."""
+    saved = results.save_result(tmp_path, Before(), DATA, INPUTS, 1.0)
+    assert results.finished(tmp_path, After(), DATA, INPUTS) == saved
+    assert "guidance_scale" not in results.settings(After())
+    assert results.finished(tmp_path, After(guidance_scale=2.0), DATA, INPUTS) is None
+    assert results.settings(After(guidance_scale=2.0))["guidance_scale"] == 2.0
+    assert results.finished(tmp_path, After(**defaults(After, "slides")), DATA, INPUTS) is None

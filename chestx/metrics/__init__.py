@@ -1,1 +1,1 @@
-"""Metrics: of classifiers here; each is a pure function of labels and probabilities."""
+"""Metrics: of classifiers and of distributions of images, as pure functions."""

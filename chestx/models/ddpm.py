@@ -7,6 +7,9 @@ Ho et al. 2020, arXiv:2006.11239. The deck fixes T = 200, linear betas from 1e-4
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import compute_snr
+
+from chestx.sources import CLASS_NAMES
 
 # With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
 # at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
@@ -22,12 +25,14 @@ def build_unet(
     block_out_channels: tuple[int, ...] = (32, 48, 64, 96),
     layers_per_block: int = 1,
     num_classes: int | None = None,
+    with_null_label: bool = False,
 ) -> UNet2DModel:
     """A ``UNet2DModel`` for (B, 1, image_size, image_size) with attention at its lowest level.
 
     ``block_out_channels[0]`` is also the dimension of the sinusoidal time embedding: 32 in the
-    deck. ``num_classes`` adds a class embedding. Raises ValueError where widths or sides do not
-    fit.
+    deck. ``num_classes`` adds a class embedding, ``with_null_label`` one row more to it: the label
+    ``num_classes`` that stands for "any class" in guidance. Raises ValueError where widths or
+    sides do not fit.
     """
     levels = len(block_out_channels)
     if image_size % 2 ** (levels - 1):
@@ -46,7 +51,7 @@ def build_unet(
         down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         norm_num_groups=8,
-        num_class_embeds=num_classes,
+        num_class_embeds=num_classes + with_null_label if num_classes else None,
     )
 
 
@@ -93,8 +98,15 @@ class DenoisingLoss:
     the root and the bar: its x_t would have neither the right mean nor the right variance.)
     """
 
-    def __init__(self, scheduler: DDPMScheduler):
+    def __init__(
+        self, scheduler: DDPMScheduler, label_dropout: float = 0.0, min_snr_gamma: float = 0.0
+    ):
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout={label_dropout} must lie in [0, 1); 0 turns it off")
+        if min_snr_gamma < 0:
+            raise ValueError(f"min_snr_gamma={min_snr_gamma} must be 0 (off) or more, such as 5")
         self.scheduler = scheduler
+        self.label_dropout, self.min_snr_gamma = label_dropout, min_snr_gamma
 
     def __call__(
         self, model: UNet2DModel, batch: dict[str, torch.Tensor]
@@ -105,8 +117,39 @@ class DenoisingLoss:
         timesteps = torch.randint(T, (len(images),), device=images.device)  # (B,)
         noisy_images = self.scheduler.add_noise(images, noise, timesteps)
         class_labels = batch["class_labels"] if takes_class_labels(model) else None
+        if self.label_dropout:
+            class_labels = self.drop_labels(class_labels, null_label(model))
         prediction = model(noisy_images, timesteps, class_labels).sample  # (B, 1, H, W)
-        return F.mse_loss(prediction.float(), self.target(images, noise, timesteps)), {}
+        target = self.target(images, noise, timesteps)
+        if not self.min_snr_gamma:
+            return F.mse_loss(prediction.float(), target), {}
+        errors = F.mse_loss(prediction.float(), target, reduction="none").mean((1, 2, 3))  # (B,)
+        return (self.weights(timesteps) * errors).mean(), {"mse": errors.mean()}
+
+    def drop_labels(self, class_labels: torch.Tensor, null: int | None) -> torch.Tensor:
+        """Replace a share ``label_dropout`` of the labels (B,) by the null label."""
+        if null is None:
+            raise ValueError(
+                f"label_dropout={self.label_dropout} needs a UNet with a null label; build it with "
+                f"build_unet(..., num_classes={len(CLASS_NAMES)}, with_null_label=True)"
+            )
+        dropped = torch.rand(len(class_labels), device=class_labels.device) < self.label_dropout
+        return torch.where(dropped, null, class_labels)
+
+    def weights(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Min-SNR weights (B,), Hang et al. 2023, arXiv:2303.09556: x_0's error counts min(SNR, g).
+
+        Divided by what turns the error of the target into x_0's: SNR for epsilon, SNR + 1 for v,
+        1 for x_0. At SNR = 0 epsilon's would be 0 / 0: min(SNR, g) / SNR is written as
+        min(1, g / SNR), which is 1 there. For v the weight is 0 at T.
+        """
+        snr, gamma = compute_snr(self.scheduler, timesteps), self.min_snr_gamma
+        prediction_type = self.scheduler.config.prediction_type
+        if prediction_type == "epsilon":
+            return (gamma / snr).clamp(max=1)
+        if prediction_type == "v_prediction":
+            return snr.clamp(max=gamma) / (snr + 1)
+        return snr.clamp(max=gamma)
 
     def target(
         self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -124,3 +167,9 @@ def takes_class_labels(model: torch.nn.Module) -> bool:
     """Whether the UNet has a class embedding, also when wrapped for several processes."""
     unet = getattr(model, "module", model)
     return unet.config.num_class_embeds is not None
+
+
+def null_label(model: torch.nn.Module) -> int | None:
+    """The label that stands for "any class", if the UNet has one more than there are classes."""
+    unet = getattr(model, "module", model)
+    return len(CLASS_NAMES) if unet.config.num_class_embeds == len(CLASS_NAMES) + 1 else None

@@ -1,0 +1,69 @@
+"""Features of images for the distances: a random VGG16 and the trained classifier's last layer."""
+
+from collections.abc import Callable
+
+import torch
+from torchvision.models import vgg16
+
+from chestx.images import resize
+from chestx.models import ChestCNN
+
+Extract = Callable[[torch.Tensor], torch.Tensor]
+
+
+def random_vgg16(seed: int = 0) -> Extract:
+    """Channel means after each of the five pools of a VGG16 with random weights: (B, 1472).
+
+    Naeem et al. 2020, arXiv:2002.09797, use random weights where ImageNet's do not fit the
+    domain, and read the layer fc2 of images at 224 px. Here the images keep their size, since
+    nothing was trained at 224 px; fc2, whose 120 million weights take 0.5 GB, is replaced by
+    global averages at five scales, which also see grain and blur. Images under 32 px, which five
+    pools would leave nothing of, are enlarged. Needs no download.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = vgg16(weights=None).features.eval()
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        x, means = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1), []
+        for layer in layers:
+            x = layer(x)
+            if isinstance(layer, torch.nn.MaxPool2d):
+                means.append(x.mean((2, 3)))
+        return torch.cat(means, 1)
+
+    return extract
+
+
+def classifier_features(model: ChestCNN) -> Extract:
+    """The penultimate layer of a trained classifier: (B, 128); images take the size it knows."""
+    model.eval()
+    return lambda images: model.features(resize(images, model.config.image_size))
+
+
+class FeatureSpace:
+    """Features standardised by real images and projected on the sphere of radius sqrt(d).
+
+    KID's kernel (x.y / d + 1)^3 is free of neither scale nor outliers: random features have no
+    scale of their own, and one odd image could outweigh all others by the third power. On the
+    sphere x.y / d is a cosine and the kernel lies in [0, 8]. Dimensions that hardly vary among
+    the real images (under a hundredth of the median deviation) are left out.
+    """
+
+    def __init__(self, extract: Extract, real: torch.Tensor):
+        self._extract = extract
+        features = self._raw(real)
+        deviation = features.std(0)
+        if deviation.median() <= 1e-6 * features.abs().max():
+            raise ValueError("the features of the real images do not vary; give different images")
+        self.kept = deviation > 0.01 * deviation.median()
+        self.mean, self.deviation = features.mean(0)[self.kept], deviation[self.kept]
+
+    @torch.inference_mode()
+    def _raw(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
+        return torch.cat([self._extract(batch) for batch in images.split(batch_size)])
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""
+        features = (self._raw(images)[:, self.kept] - self.mean) / self.deviation
+        return torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5

@@ -1,0 +1,149 @@
+"""Which sampler, and how many steps: time and KID of each, and the choice between them."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline
+
+from chestx import images as pixels
+from chestx.config import generator_for
+from chestx.data import RadiographTensors
+from chestx.metrics.distribution import kid_difference, kid_floor, kid_interval
+from chestx.metrics.features import Extract, FeatureSpace
+
+EVALUATION = 2000  # keeps this noise apart from that of the synthetic sets
+Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
+
+
+def timed_images(
+    sample: Sample, num_images: int, batch_size: int = 32, seed: int = 0, label: int = 0
+) -> tuple[torch.Tensor, float]:
+    """Images of one class (N, 1, H, W), rounded to grey levels as on disk, and seconds per image.
+
+    ``sample(class_labels, torch_generators)`` is a ``synthesis.Generator``'s.
+    """
+    started, batches = time.monotonic(), []
+    for start in range(0, num_images, batch_size):
+        indices = range(start, min(start + batch_size, num_images))
+        labels = torch.full((len(indices),), label)
+        batches.append(sample(labels, [generator_for(seed, EVALUATION, i) for i in indices]).cpu())
+    seconds = (time.monotonic() - started) / num_images
+    return pixels.to_float(pixels.to_uint8(torch.cat(batches))), seconds
+
+
+def stock_sampler(folder: Path) -> Sample:
+    """diffusers' own ``DDPMPipeline`` with every step of training, as ``timed_images`` wants it."""
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(
+        disable=True
+    )
+    steps = pipeline.scheduler.config.num_train_timesteps
+
+    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        made = pipeline(len(generators), generators, steps, output_type="np")
+        return torch.from_numpy(made.images).permute(0, 3, 1, 2) * 2 - 1
+
+    return sample
+
+
+@dataclasses.dataclass
+class Judge:
+    """Scores images by KID to the real images of two splits, in one feature space."""
+
+    space: FeatureSpace
+    real: dict[str, torch.Tensor]  # split -> features (N, d)
+    floor: dict[str, float]  # of real against real, with as many images
+    other_class: float  # KID of the reference images of the other class: the unit to think in
+
+    @classmethod
+    def of(
+        cls, extract: Extract, tensors: dict[str, RadiographTensors], label: int,
+        patients: list[str], num_images: int,
+    ) -> "Judge":  # fmt: skip
+        """From the splits train, validation and reference; ``patients`` are those of train.
+
+        ``num_images`` is how many images will be judged, which decides the floor.
+        """
+        real = {s: pixels.to_float(t.of_class(label).images) for s, t in tensors.items()}
+        others = pixels.to_float(tensors["reference"].of_class(1 - label).images[:num_images])
+        space = FeatureSpace(extract, real["train"])
+        features = {s: space(images) for s, images in real.items()}
+        own = [p for p, y in zip(patients, tensors["train"].labels) if y == label]
+        floor = kid_floor(features["train"], own, num_images, len(features["reference"]))
+        to_other = kid_interval(space(others), features["reference"])["kid"]
+        return cls(space, {s: features[s] for s in ("validation", "reference")}, floor, to_other)
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
+        """Features of the images, and KID with its interval per split."""
+        features = self.space(images)
+        return features, {name: kid_interval(features, real) for name, real in self.real.items()}
+
+
+def measure(
+    sample: Sample,
+    judge: Judge,
+    num_images: int,
+    batch_size: int = 32,
+    seed: int = 0,
+    label: int = 0,
+) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """A row with ``seconds`` per image and KID per split; the features; the images."""
+    images, seconds = timed_images(sample, num_images, batch_size, seed, label)
+    features, scores = judge(images)
+    return {"seconds": seconds, **scores}, features, images
+
+
+def pareto_front(rows: list[dict[str, Any]], split: str = "reference") -> list[dict[str, Any]]:
+    """The rows that no other row beats in both seconds and KID to ``split``."""
+
+    def beaten(row: dict[str, Any]) -> bool:
+        return any(
+            other["seconds"] <= row["seconds"]
+            and other[split]["kid"] <= row[split]["kid"]
+            and (other["seconds"], other[split]["kid"]) != (row["seconds"], row[split]["kid"])
+            for other in rows
+        )
+
+    return [row for row in rows if not beaten(row)]
+
+
+def recommend(
+    rows: list[dict[str, Any]], features: list[torch.Tensor], validation: torch.Tensor
+) -> int:
+    """Index of the fastest row that cannot be told from the one of least KID to validation.
+
+    Cannot be told: the 95 % interval of ``kid_difference`` reaches 0. Few validation images tell
+    little apart, so the fewer there are, the more the choice goes by speed.
+    """
+    best = min(range(len(rows)), key=lambda i: rows[i]["validation"]["kid"])
+    for index in sorted(range(len(rows)), key=lambda i: rows[i]["seconds"]):
+        if index == best:
+            break
+        if kid_difference(features[index], features[best], validation)["low"] <= 0:
+            return index
+    return best
+
+
+def against_stock(
+    row: dict[str, Any],
+    features: torch.Tensor,
+    stock_row: dict[str, Any],
+    stock_features: torch.Tensor,
+    reference: torch.Tensor,
+) -> dict[str, Any]:
+    """How many times faster ``row`` is than the stock pipeline, and whether its KID is no worse.
+
+    No worse: the upper 95 % bound of the difference lies under 10 % of the stock pipeline's KID.
+    """
+    difference = kid_difference(features, stock_features, reference)
+    limit = 0.1 * stock_row["reference"]["kid"]
+    return stock_row | {
+        "times_faster": stock_row["seconds"] / row["seconds"],
+        "difference": difference,
+        "limit": limit,
+        "no_worse": difference["high"] < limit,
+    }

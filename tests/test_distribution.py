@@ -1,0 +1,166 @@
+"""KID against torchmetrics, its definition and brute force; the floor; the features; the choice."""
+
+import numpy as np
+import pytest
+import torch
+
+from chestx.config import generator_for
+from chestx.metrics import features
+from chestx.metrics.distribution import kid, kid_difference, kid_floor, kid_interval
+from chestx.models import ChestCNN
+from chestx.sampling import against_stock, pareto_front, recommend
+
+
+def normal(count, seed, shift=0.0, d=6):
+    return torch.randn(count, d, generator=generator_for(seed)) + shift
+
+
+def test_kid_is_its_definition():
+    x, y = normal(5, 1), normal(4, 2, 0.5)
+
+    def k(a, b):
+        return (float(a.double() @ b.double()) / 6 + 1) ** 3
+
+    xx = sum(k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / (5 * 4)
+    yy = sum(k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / (4 * 3)
+    xy = sum(k(a, b) for a in x for b in y) / (5 * 4)
+    assert kid(x, y) == pytest.approx(xx + yy - 2 * xy)
+
+
+def test_kid_is_torchmetrics():
+    image = pytest.importorskip("torchmetrics.image.kid")
+
+    class Flat(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, images):
+            return images.flatten(1).float() / 64
+
+    x, y = (torch.randint(256, (n, 1, 2, 3), generator=generator_for(n)) for n in (40, 40))
+    y = y // 2
+    metric = image.KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=40)
+    metric.update(x.to(torch.uint8), real=True)
+    metric.update(y.to(torch.uint8), real=False)
+    assert kid(*(v.flatten(1) / 64 for v in (x, y))) == pytest.approx(
+        metric.compute()[0].item(), rel=1e-4
+    )
+
+
+def test_kid_of_constants_in_closed_form():
+    """k is 8 within the ones, 1 within the zeros and across: 8 + 1 - 2 = 7."""
+    assert kid(torch.ones(5, 3), torch.zeros(7, 3)) == pytest.approx(7)
+
+
+def test_kid_averages_zero_for_equal_distributions_and_grows_with_the_shift():
+    null = [kid(normal(60, 2 * s), normal(50, 2 * s + 1)) for s in range(100)]
+    assert abs(np.mean(null)) < 3 * np.std(null) / 10
+    assert min(null) < 0
+    shifted = [kid(normal(60, 1), normal(50, 2, shift)) for shift in (0, 0.5, 1)]
+    assert shifted == sorted(shifted)
+
+
+def test_jackknife_is_leaving_out_one_image_after_the_other():
+    x, y = normal(9, 1), normal(7, 2, 0.5)
+    without_x = [kid(torch.cat([x[:i], x[i + 1 :]]), y) for i in range(9)]
+    without_y = [kid(x, torch.cat([y[:i], y[i + 1 :]])) for i in range(7)]
+    variance = 8 * np.var(without_x) + 6 * np.var(without_y)
+    found = kid_interval(x, y)
+    assert found["se"] == pytest.approx(variance**0.5)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.959964 * found["se"])
+
+
+def test_interval_has_the_spread_of_repetitions():
+    repeated = [kid_interval(normal(80, 2 * s), normal(60, 2 * s + 1, 0.7)) for s in range(120)]
+    spread = np.std([r["kid"] for r in repeated])
+    assert 0.85 < np.mean([r["se"] for r in repeated]) / spread < 1.25
+    truth = np.mean([r["kid"] for r in repeated])
+    covered = np.mean([r["low"] < truth < r["high"] for r in repeated])
+    assert covered > 0.88
+
+
+def test_difference_shares_the_reference():
+    a, b, y = normal(60, 1, 0.3), normal(60, 2, 0.9), normal(50, 3)
+    found, turned = kid_difference(a, b, y), kid_difference(b, a, y)
+    assert found["difference"] == pytest.approx(kid(a, y) - kid(b, y))
+    assert found["difference"] == pytest.approx(-turned["difference"])
+    assert found["high"] < 0 < turned["low"]
+    same = kid_difference(a, a + 1e-6, y)
+    apart = kid_difference(normal(60, 5, 0.3), a, y)
+    assert abs(same["difference"]) < 1e-3
+    assert apart["low"] < 0 < apart["high"]
+
+
+def test_floor_keeps_patients_apart():
+    """Three images of each patient are the same: a split through patients would look too close."""
+    patients = [f"p{i // 3}" for i in range(90)]
+    rows = normal(30, 1).repeat_interleave(3, 0)
+    apart = kid_floor(rows, patients, 30, 30)
+    mixed = kid_floor(rows, [str(i) for i in range(90)], 30, 30)
+    assert apart["mean"] > mixed["mean"]
+    assert apart["p95"] > apart["mean"]
+    assert apart == kid_floor(rows, patients, 30, 30)
+    with pytest.raises(ValueError, match=r"90 real images cannot be split into 60 \+ 40"):
+        kid_floor(rows, patients, 60, 40)
+    with pytest.raises(ValueError, match="no patient-disjoint split"):
+        kid_floor(rows, ["one"] * 90, 30, 30)
+
+
+@pytest.mark.parametrize(("x", "y"), [(2, 9), (9, 2)])
+def test_too_few_rows_or_other_dimensions(x, y):
+    with pytest.raises(ValueError, match="at least three rows"):
+        kid(normal(x, 1), normal(y, 2))
+    with pytest.raises(ValueError, match="same dimension"):
+        kid(normal(5, 1), normal(5, 2, d=7))
+
+
+def smooth_images(count, seed):
+    return torch.nn.functional.interpolate(
+        torch.randn(count, 1, 4, 4, generator=generator_for(seed)) / 10, size=(32, 32)
+    )
+
+
+def test_random_vgg16_is_the_same_every_time_and_sees_blur():
+    state = torch.get_rng_state()
+    x = smooth_images(24, 0) + 0.2 * torch.randn(24, 1, 32, 32, generator=generator_for(1))
+    y = smooth_images(24, 2) + 0.2 * torch.randn(24, 1, 32, 32, generator=generator_for(3))
+    space = features.FeatureSpace(features.random_vgg16(), x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.allclose(space(x[:1]), features.FeatureSpace(features.random_vgg16(), x)(x[:1]))
+    fx = space(x)
+    assert fx.shape == (24, 1472)
+    assert fx.square().mean() == pytest.approx(1, abs=1e-3)
+    blurred = torch.nn.functional.avg_pool2d(y, 3, 1, 1)
+    assert kid(space(blurred), fx) > kid(space(y), fx)
+
+
+def test_classifier_features_and_images_that_do_not_vary():
+    model = ChestCNN(16)
+    x = torch.randn(20, 1, 16, 16, generator=generator_for(0))
+    space = features.FeatureSpace(features.classifier_features(model), x)
+    assert space(x).shape == (20, 128)
+    with pytest.raises(ValueError, match="do not vary"):
+        features.FeatureSpace(features.classifier_features(model), x[:1].expand(5, -1, -1, -1))
+
+
+def test_front_and_recommendation():
+    """The fastest that validation cannot tell from the best; the front is beaten by none."""
+    validation = normal(60, 9)
+    found = [normal(60, 1, 1.0), normal(60, 2), normal(60, 3), normal(60, 4)]
+    rows = [{"seconds": s, "validation": {"kid": kid(f, validation)}} for s, f in
+            zip((1.0, 2.0, 3.0, 4.0), found)]  # fmt: skip
+    assert recommend(rows, found, validation) == 1
+    assert recommend(rows[:1], found[:1], validation) == 0
+    for row, score in zip(rows, (5.0, 2.0, 3.0, 1.0)):
+        row["reference"] = {"kid": score}
+    assert pareto_front(rows) == [rows[0], rows[1], rows[3]]
+
+
+def test_no_worse_needs_the_upper_bound_of_the_difference():
+    reference, far = normal(60, 9), normal(60, 1, 1.0)
+    stock = {"seconds": 20.0, "reference": kid_interval(far, reference)}
+    ours = against_stock({"seconds": 1.0}, normal(60, 2), stock, far, reference)
+    assert ours["times_faster"] == 20
+    assert ours["no_worse"]
+    assert ours["limit"] == pytest.approx(0.1 * kid(far, reference))
+    near = {"seconds": 20.0, "reference": kid_interval(normal(60, 3), reference)}
+    assert not against_stock({"seconds": 1.0}, far, near, normal(60, 3), reference)["no_worse"]
