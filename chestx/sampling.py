@@ -66,14 +66,17 @@ class Judge:
     ) -> "Judge":  # fmt: skip
         """From the splits train, validation and reference; ``patients`` are those of train.
 
-        ``num_images`` is how many images will be judged, which decides the floor.
+        ``num_images`` is how many images will be judged, which decides the floor (as far as
+        there are so many real ones).
         """
         real = {s: pixels.to_float(t.of_class(label).images) for s, t in tensors.items()}
         others = pixels.to_float(tensors["reference"].of_class(1 - label).images[:num_images])
         space = FeatureSpace(extract, real["train"])
         features = {s: space(images) for s, images in real.items()}
         own = [p for p, y in zip(patients, tensors["train"].labels) if y == label]
-        floor = kid_floor(features["train"], own, num_images, len(features["reference"]))
+        room = len(features["train"]) - len(features["reference"])  # of a small debug subset
+        count = min(num_images, room)
+        floor = kid_floor(features["train"], own, count, len(features["reference"]))
         to_other = kid_interval(space(others), features["reference"])["kid"]
         return cls(space, {s: features[s] for s in ("validation", "reference")}, floor, to_other)
 

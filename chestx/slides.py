@@ -220,6 +220,27 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "training", in_deck=False,
         ),
     ),
+    "Which schedule, which scheduler?": (
+        Slide(
+            "What is left at T, and what that costs", "terminal_snr", "10_terminal_snr",
+            "The Gaussian twin has the mean and covariance of the training images, and an exact "
+            "denoiser that nobody had to train. What it loses is the schedule's fault alone: "
+            "started from pure noise, the deck's schedule makes images too much alike in "
+            "brightness. The trained networks lose about as much.",
+            (r"\mathbb{E}[x_0 \mid x_t] = \mu + a\, S (a^2 S + b^2 I)^{-1} (x_t - a \mu), \quad "
+             r"a = \sqrt{\bar{\alpha}_t}, \; b = \sqrt{1 - \bar{\alpha}_t}",),
+            ("10_snr", "10_x_T", "10_brightness"), "brightness", in_deck=False,
+        ),
+        Slide(
+            "Which sampler, how many steps?", "samplers/ddpm_mended", "05_swap_schedulers",
+            "The twin sorts out the samplers that lose spread by themselves; the best ones sample "
+            "the trained network. KID compares sets of images by their features (random VGG16); "
+            "0 is equal. The choice is made on the validation split, the table shows reference.",
+            (r"\mathrm{KID} = \mathbb{E}\,k(x, x^\prime) + \mathbb{E}\,k(y, y^\prime) - "
+             r"2\, \mathbb{E}\,k(x, y), \quad k(x, y) = (x^\top y / d + 1)^3",),
+            ("05_ddpm_mended_quality_time", "05_ddpm_mended_gallery"), "samplers", in_deck=False,
+        ),
+    ),
     "Synthetic images": (
         Slide(
             "The complete flow", "synthesis/{protocol}", "run_all",

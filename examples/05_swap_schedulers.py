@@ -59,6 +59,8 @@ def main(config: Config) -> dict:
     # 1. The trained generator, real images of its class from three splits, their features.
     radiographs = data.load(config)
     description = radiographs.describe()
+    if "reference" not in radiographs:
+        raise ValueError(f"protocol={config.protocol!r} has no reference split; use 'fair'")
     generator = synthesis.load_generator(config.generator, model_dir)
     synthesis.check_no_leak(generator, radiographs)
     inputs = {config.generator: generator.checkpoint}
@@ -92,11 +94,8 @@ def main(config: Config) -> dict:
     print(f"candidates: {', '.join(chosen)}")
 
     # 3. The trained network with each candidate.
-    rows, found, shown = (
-        [],
-        [],
-        {"reference": images.to_float(tensors["reference"].of_class(label).images[:8])},
-    )
+    rows, found = [], []
+    shown = {"reference": images.to_float(tensors["reference"].of_class(label).images[:8])}
     for name, budget in itertools.product(chosen, config.steps):
         steps = steps_within(name, budget)
         swapped = synthesis.load_generator(config.generator, model_dir, name, steps)

@@ -25,10 +25,13 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("11_posterior_collapse", {}),
     ("04_train_ddpm", {"generator": "ddpm"}),
     ("04_train_ddpm", {"generator": "ddpm_mended"}),
+    ("05_swap_schedulers", {}),
+    ("10_terminal_snr", {}),
     ("06_generate_synthetic", {"overwrite": True}),
     ("08_train_classifier", {}),
     ("09_compare_augmentation", {}),
 ]
+NEED_REFERENCE = ("05_swap_schedulers",)  # a split that the deck's protocol does not have
 # The generators serve both protocols; the deck's needs more images of them.
 DECK_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("06_generate_synthetic", {"overwrite": True, "protocol": "deck"}),
@@ -48,7 +51,9 @@ def load_example(name: str) -> ModuleType:
 def main(config: CommonConfig, **overrides: Any) -> Path:
     """Run all steps; ``overrides`` replace fields of the examples that have them."""
     started = time.monotonic()
-    steps = STEPS + (DECK_STEPS if config.protocol == "fair" else [])
+    steps = STEPS + DECK_STEPS
+    if config.protocol == "deck":
+        steps = [step for step in STEPS if step[0] not in NEED_REFERENCE]
     folders = list(FOLDERS)
     for number, (name, chosen) in enumerate(steps, 1):
         example = load_example(name)

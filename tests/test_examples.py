@@ -24,7 +24,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {
     "image_size": 16, "channels": (8, 16), "latent_dim": 4, "block_out_channels": (32, 32),
     "num_epochs": 2, "num_epochs_ddpm": 1, "num_inference_steps": 3, "num_seeds": 2,
-    "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3,
+    "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3, "num_images": 8, "steps": (4,),
+    "num_candidates": 2,
 }  # fmt: skip
 COMMON = {"limit": 60, "num_phantoms": 160}
 
@@ -55,7 +56,7 @@ def whole(tmp_path_factory):
 
 def test_run_all_leaves_every_result_and_one_report(whole):
     for folder in ("data", "cvae", "enhanced_cvae", "posterior_collapse", "ddpm", "ddpm_mended",
-                   "synthesis/fair", "classifier",
+                   "samplers/ddpm_mended", "terminal_snr", "synthesis/fair", "classifier",
                    "synthesis/deck", "comparison/fair", "comparison/deck"):  # fmt: skip
         result = results.read_json(whole / folder / "result.json")
         assert result["data"]["kind"] == "phantom"
@@ -133,7 +134,7 @@ def test_run_all_again_skips_everything(whole, capsys):
     load("run_all").main(CommonConfig(**common), **TINY)
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("result.json")}
     assert results.read_ledger(whole / "ledger.jsonl") == ledger
-    assert capsys.readouterr().out.count("skipped") == 11
+    assert capsys.readouterr().out.count("skipped") == 13
 
 
 def test_every_reading_of_test_is_in_the_ledger_once(whole):
@@ -330,20 +331,6 @@ def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys)
     assert {"ddpm", "ddpm_mended"} < set(trained["brightness"])
     assert {p["file"] for p in trained["figures"]} == {"10_snr.png", "10_x_T.png",
                                                        "10_brightness.png"}  # fmt: skip
-
-
-def test_the_readmes_one_line_adds_a_scheduler(whole, tmp_path, monkeypatch):
-    (tmp_path / "outputs").symlink_to(whole)
-    texts = [p.read_text() for p in sorted(EXAMPLES.parent.glob("README*.md"))]
-    blocks = re.findall(r"```python\n(.*?)```", "".join(texts), re.DOTALL)
-    (snippet,) = [block for block in blocks if 'SAMPLERS["mine"]' in block]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(SAMPLERS, "mine", None)  # so that it is gone afterwards
-    names = {}
-    exec(snippet, names)
-    assert [picture.size for picture in names["pictures"]] == [(16, 16)] * 4
-    assert names["pipeline"].scheduler.config.use_karras_sigmas
-    assert names["check_schedule"](names["pipeline"].scheduler, 20) == []
 
 
 def test_missing_steps_name_the_script(tmp_path):
