@@ -70,15 +70,17 @@ class Judge:
         there are so many real ones).
         """
         real = {s: pixels.to_float(t.of_class(label).images) for s, t in tensors.items()}
-        others = pixels.to_float(tensors["reference"].of_class(1 - label).images[:num_images])
+        others = tensors["reference"].of_class(1 - label).images
+        every = max(1, len(others) // num_images)  # files lie in an order, so not the first ones
         space = FeatureSpace(extract, real["train"])
         features = {s: space(images) for s, images in real.items()}
         own = [p for p, y in zip(patients, tensors["train"].labels) if y == label]
-        room = len(features["train"]) - len(features["reference"])  # of a small debug subset
-        count = min(num_images, room)
-        floor = kid_floor(features["train"], own, count, len(features["reference"]))
-        to_other = kid_interval(space(others), features["reference"])["kid"]
-        return cls(space, {s: features[s] for s in ("validation", "reference")}, floor, to_other)
+        m = min(num_images, len(own) // 2)  # a small debug subset has no more
+        floor = kid_floor(features["train"], own, m, min(len(real["reference"]), len(own) - m))
+        to_other = kid_interval(space(pixels.to_float(others[::every])), features["reference"])
+        return cls(
+            space, {s: features[s] for s in ("validation", "reference")}, floor, to_other["kid"]
+        )
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
         """Features of the images, and KID with its interval per split."""

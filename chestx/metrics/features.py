@@ -47,16 +47,16 @@ class FeatureSpace:
     KID's kernel (x.y / d + 1)^3 is free of neither scale nor outliers: random features have no
     scale of their own, and one odd image could outweigh all others by the third power. On the
     sphere x.y / d is a cosine and the kernel lies in [0, 8]. Dimensions that hardly vary among
-    the real images (under a hundredth of the median deviation) are left out.
+    the real images (under a hundredth of the mean deviation) are left out.
     """
 
     def __init__(self, extract: Extract, real: torch.Tensor):
         self._extract = extract
         features = self._raw(real)
         deviation = features.std(0)
-        if deviation.median() <= 1e-6 * features.abs().max():
+        if deviation.max() <= 1e-6 * features.abs().max():
             raise ValueError("the features of the real images do not vary; give different images")
-        self.kept = deviation > 0.01 * deviation.median()
+        self.kept = deviation > 0.01 * deviation.mean()
         self.mean, self.deviation = features.mean(0)[self.kept], deviation[self.kept]
 
     @torch.inference_mode()
