@@ -7,8 +7,11 @@ flags. A flag given on the command line beats the preset.
 
 import argparse
 import dataclasses
+import os
+import sys
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -47,8 +50,8 @@ class CommonConfig:
         "'phantom' (procedural, no download), 'hub' or 'hub:OWNER/NAME@REVISION' (Hugging Face, no "
         "token), 'kaggle' (needs kagglehub), or a folder of images in class folders",
         False,  # the images' content decides, not where they lie
-        laptop="data/chest_xray",
-        slides="data/chest_xray",
+        laptop="hub",
+        slides="hub",
     )
     classes: tuple[str, ...] = option(
         (), "negative and positive class, if not NORMAL and PNEUMONIA or if there are more", False
@@ -111,6 +114,19 @@ def parse(config_class: type, argv: list[str] | None = None, description: str = 
     for field in dataclasses.fields(config_class):
         _add_flag(parser, field, hints[field.name], values[field.name])
     return config_class(**vars(parser.parse_args(argv)))
+
+
+def run(main: Callable[[Any], Any], config_class: type, description: str) -> None:
+    """What a script does when it is started: flags, then ``main``; errors end with one line."""
+    config = parse(config_class, description=description)
+    try:
+        main(config)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command with --resume goes on from the last checkpoint")
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("CHESTX_DEBUG"):
+            raise
+        sys.exit(f"error: {error}\n(CHESTX_DEBUG=1 shows where it came from)")
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: Any) -> None:

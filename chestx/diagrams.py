@@ -76,12 +76,10 @@ def trace(model: nn.Module, run: Callable[[], Any]) -> list[Block]:
         return [h for key, child in children for h in attach(f"{name}.{key}".strip("."), child)]
 
     handles = attach("", model)
-    training = model.training
     try:
         with torch.no_grad():
             run()
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return blocks
@@ -182,8 +180,8 @@ def residual_diagram(model: ConditionalVAE, data: dict[str, Any]) -> Figure:
     title = f"One residual block: {count_parameters(body):,} parameters"
     figure, axes = _frame(7, len(blocks) + 2, data, title)
     heights = _column(axes, 0, "", [identity, *blocks, total])
-    side = {"connectionstyle": "arc3,rad=-0.45", "linestyle": "--"}
-    _arrow(axes, (1.72, heights[0]), (1.72, heights[-1]), **side)
+    bend = {"connectionstyle": "arc3,rad=-0.45", "linestyle": "--"}
+    _arrow(axes, (1.72, heights[0]), (1.72, heights[-1]), **bend)
     axes.text(
         3.1,
         sum(heights) / len(heights),
@@ -201,7 +199,7 @@ def unet_diagram(unet: UNet2DModel, data: dict[str, Any], title: str) -> Figure:
     images = torch.zeros(1, unet.config.in_channels, size, size, device=unet.device)
     blocks = trace(unet, lambda: unet(images, torch.tensor(0), labels))
     down = _of(blocks, "conv_in", "down_blocks")
-    up = _of(blocks, "up_blocks", "conv_norm_out", "conv_out")
+    up = _of(blocks, "up_blocks", "conv_out")
     figure, axes = _frame(
         12, len(down) + 1, data, f"{title}: {count_parameters(unet):,} parameters"
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -16,28 +17,49 @@ from torchvision.utils import make_grid, save_image
 from chestx.images import to_uint8
 from chestx.sources import CLASS_NAMES
 
-COLOURS = {
-    "original": "#555555",
-    "cvae": "#1f77b4",
-    "enhanced_cvae": "#17a398",
-    "ddpm": "#e08214",
-    "ddpm_mended": "#b2182b",
-    "ddpm_zero_snr": "#7b3294",
-    "ddpm_custom": "#b8860b",
-    "twin": "#2b8cbe",
-    "NORMAL": "#4c9f70",
-    "PNEUMONIA": "#8e5ea2",
-}
-TITLES = {
-    "original": "original",
-    "cvae": "CVAE",
-    "enhanced_cvae": "enhanced CVAE",
-    "ddpm": "DDPM (deck's schedule)",
-    "ddpm_mended": "DDPM mended",
-    "ddpm_zero_snr": "DDPM, zero terminal SNR",
-    "ddpm_custom": "DDPM, custom",
-    "twin": "Gaussian twin",
-}
+matplotlib.rcParams["text.parse_math"] = False  # a "$" in a folder's or class's name is a "$"
+
+
+class _Names(dict):
+    """Names of arms; one that is not listed stands for itself."""
+
+    def __missing__(self, name: str) -> str:
+        return name.replace("_", " ")
+
+
+class _Colours(dict):
+    """One colour per method and class; what is not listed is grey."""
+
+    def __missing__(self, name: str) -> str:
+        return "#888888"
+
+
+COLOURS = _Colours(
+    {
+        "original": "#555555",
+        "cvae": "#1f77b4",
+        "enhanced_cvae": "#17a398",
+        "ddpm": "#e08214",
+        "ddpm_mended": "#b2182b",
+        "ddpm_zero_snr": "#7b3294",
+        "ddpm_custom": "#b8860b",
+        "twin": "#2b8cbe",
+        "NORMAL": "#4c9f70",
+        "PNEUMONIA": "#8e5ea2",
+    }
+)
+TITLES = _Names(
+    {
+        "original": "original",
+        "cvae": "CVAE",
+        "enhanced_cvae": "enhanced CVAE",
+        "ddpm": "DDPM (deck's schedule)",
+        "ddpm_mended": "DDPM mended",
+        "ddpm_zero_snr": "DDPM, zero terminal SNR",
+        "ddpm_custom": "DDPM, custom",
+        "twin": "Gaussian twin",
+    }
+)
 SCHEDULE_COLOURS = {
     "deck": COLOURS["ddpm"],
     "scaled": COLOURS["ddpm_mended"],
@@ -68,7 +90,8 @@ def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> di
     """Write ``output_dir/figures/name.png`` and return what the report needs to show it."""
     path = Path(output_dir) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+    about = {"Description": figure.get_supxlabel()}  # phantom or real, also in the file itself
+    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white", metadata=about)
     return {"file": path.name, "caption": caption}
 
 

@@ -124,7 +124,7 @@ def deck_errors() -> list[dict[str, Any]]:
             "right": r"\beta_t \times 1000 / T",
             "then": f"Ho et al. chose these betas for T = 1000. Walked in {T} steps they leave "
             f"{left:.0%} of the signal's amplitude at T, yet sampling starts from pure noise: the "
-            "images come out washed out. This one is kept, as the arm ddpm.",
+            "samples of radiographs come out washed out. This one is kept, as the arm ddpm.",
         },
         {
             "slide": "CNN architecture",

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from matplotlib.font_manager import FontProperties
@@ -61,7 +62,8 @@ def formula(tex: str) -> Markup:
         return Markup("")
     buffer = io.BytesIO()
     shown = tex.replace(r"\frac", r"\dfrac")
-    math_to_image(f"${shown}$", buffer, prop=FontProperties(size=14), format="svg")
+    with matplotlib.rc_context({"text.parse_math": True}):
+        math_to_image(f"${shown}$", buffer, prop=FontProperties(size=14), format="svg")
     content = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img class="formula" alt="{}" src="data:image/svg+xml;base64,{}">').format(
         tex, content
@@ -86,10 +88,21 @@ def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     if "test" not in result["data"].get("official_folders", ["test"]):
         known += "The test split is no official one, but a fifth of the images, set aside. "
     text.append(
+        "The official train folder: "
+        + ", ".join(f"{n:,} {name}" for name, n in result["official_counts"]["train"].items())
+        + "."
+    )
+    text.append(
         f"{overlap['patients']} patients and {overlap['files']} identical files lie in two splits. "
         f"{known}The reference split is kept for measuring generators."
     )
-    return text, [{"caption": "Images and patients per split.", "header": header, "rows": rows}]
+    return text, [
+        {
+            "caption": f"Images and patients per split, {result['data']['protocol']} protocol.",
+            "header": header,
+            "rows": rows,
+        }
+    ]
 
 
 def _training_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
@@ -204,7 +217,10 @@ def _deck_table(result: dict[str, Any]) -> dict[str, Any]:
 
 def _settings_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     chosen = ("beta", "ssim_weight", "patience", "latent_dim", "channels", "learning_rate")
-    rows = [[name, str(result["config"][name])] for name in (*chosen, "batch_size", "ema_decay")]
+    config = result["config"]
+    rows = [[name, str(config[name])] for name in (*chosen, "batch_size", "ema_decay")]
+    rows.insert(2, ["lambda = ssim_weight x pixels",
+                    f"{config['ssim_weight'] * config['image_size'] ** 2:g}"])  # fmt: skip
     return [], [{"caption": "Our choices.", "header": ["setting", "value"], "rows": rows}]
 
 
@@ -252,16 +268,6 @@ def _classifier_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
         f"steps: accuracy {test['accuracy']:.4f}, AUROC {test['auroc']:.4f} on test. One run says "
         "little; see the spread over seeds below.",
     ], []
-
-
-def _errors_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
-    rows = [
-        [error["slide"], formula(error["wrong"]) or "(see right)", formula(error["right"]),
-         error["then"]]
-        for error in lessons.deck_errors()
-    ]  # fmt: skip
-    header = ["slide", "as written", "right", "what would happen"]
-    return [], [{"caption": "", "header": header, "rows": rows, "wide": True}]
 
 
 def _brightness_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
@@ -329,7 +335,6 @@ MAKERS = {
     "synthesis": _synthesis_section,
     "classifier": _classifier_section,
     "comparison": _comparison_section,
-    "errors": _errors_section,
 }
 CONSOLES = {"console_ddpm": DDPMS, "console_cvae": tuple(VAES)}
 
@@ -359,15 +364,15 @@ def _flow(found: dict[str, dict], protocol: str, output_dir: Path) -> dict[str, 
     synthesis, data = found[f"synthesis/{protocol}"], found[f"synthesis/{protocol}"]["data"]
     counts, parts = data["counts"], data["counts"]["train"]
     comparison = found.get(f"comparison/{protocol}")
-    steps = synthesis["num_images"]
+    missing = synthesis["num_images"]
     stages = [
         ("radiographs", f"{sum(sum(c.values()) for c in counts.values()):,} images"),
         ("train split", ", ".join(f"{count:,} {name}" for name, count in parts.items())),
         ("generators", f"{len(synthesis['settings'])} trained on train alone"),
-        ("synthetic set", f"{steps:,} images each, to balance"),
-        ("real + synthetic", f"{sum(parts.values()) + steps:,} images"),
-        ("CNN", "trained at 64 x 64"),
-        ("test", f"{sum(counts['test'].values()):,} real images, read once per run"),
+        ("synthetic set", f"{missing:,} images each, to balance"),
+        ("training + synthetic images", f"{sum(parts.values()) + missing:,} images"),
+        ("CNN", "one per arm and seed"),
+        ("test split", f"{sum(counts['test'].values()):,} images, read once per run"),
     ]
     if comparison:
         arms = comparison["arms"]
@@ -378,19 +383,27 @@ def _flow(found: dict[str, dict], protocol: str, output_dir: Path) -> dict[str, 
 
 def _slide(number: int, slide: Slide, result: dict, pictures: dict[str, dict]) -> dict[str, Any]:
     """What the template needs to show one slide."""
-    text, tables, printed = [], [], ""
-    smaller = smaller_class(result["data"]["counts"]["train"])
+    text, tables, printed, slips = [], [], "", []
+    counts = result["data"]["counts"]["train"]
+    names = {"smaller": smaller_class(counts), "larger": max(counts, key=counts.get)}
+    names["positive"] = list(counts)[1]
     if slide.numbers in CONSOLES:
         printed = console(result["arms"], CONSOLES[slide.numbers])
+    elif slide.numbers == "slips":
+        keys = ("wrong", "right")
+        slips = [
+            error | {key: formula(error[key]) for key in keys} for error in lessons.deck_errors()
+        ]
     elif slide.numbers:
         text, tables = MAKERS[slide.numbers](result)
     return {
         "number": number if slide.in_deck else None,
-        "title": slide.title.replace("{smaller}", smaller),
+        "title": slide.title.format(**names),
         "script": slide.script,
-        "text": [slide.text.replace("{smaller}", smaller), *text],
+        "text": [slide.text.format(**names), *text],
         "formulas": [formula(tex) for tex in slide.formulas],
         "tables": tables,
+        "slips": slips,
         "printed": printed,
         "figures": [pictures.pop(name) for name in slide.figures if name in pictures],
     }
@@ -476,6 +489,7 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         distinct=len({(row["config"], row["data"]) for row in ledger}),
         versions=last["versions"],
     )
+    results.write_json(output_dir / "verdict.json", verdicts)
     path = output_dir / "report.html"
     results.write_text(path, page)
     return path

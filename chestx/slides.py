@@ -29,19 +29,19 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "The question": (
         Slide(
             "Introduction", "data", "01_explore_data",
-            "Pneumonia is common, radiographs of healthy children are rarer in this collection, "
-            "and a classifier trained on it learns to say pneumonia. The deck's idea: let a "
-            "generative model paint the missing {smaller} images, and train on real and synthetic "
+            "{larger} is common in this collection, {smaller} is rarer, and a classifier trained "
+            "on it learns to answer with the larger class. The deck's idea: let a generative "
+            "model paint the missing {smaller} images, and train on real and synthetic "
             "ones together. Whether that helps is a question for the real test set alone.",
         ),
     ),
     "The radiographs": (
         Slide(
             "Dataset", "data", "01_explore_data",
-            "Chest radiographs of two classes in three official folders. Under the fair protocol "
-            "train and val are pooled and split again by patient, because sixteen validation "
-            "images are too few to choose anything by.",
-            figures=("01_samples",), numbers="data",
+            "Images of two classes. Under the fair protocol everything but test is pooled and "
+            "split again by patient, because the official validation folder is too small to "
+            "choose anything by.",
+            figures=("01_samples", "01_class_means"), numbers="data",
         ),
         Slide(
             "Class imbalance", "data", "01_explore_data",
@@ -52,11 +52,11 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "Why conditional?", CVAE, "02_train_cvae",
-            "An unconditional generator would paint what it saw most: pneumonia. Given the label, "
+            "An unconditional generator would paint what it saw most: {larger}. Given the label, "
             "one model learns what all chests share from both classes and is told which class to "
             "paint. Below, the same z is decoded under both labels: how much does the label say?",
             (r"p(x) = \sum_y p(x \mid y)\, p(y)",),
-            ("02_cvae_labels", "01_class_means"),
+            ("02_cvae_labels",),
         ),
     ),
     "Conditional VAE": (
@@ -105,8 +105,9 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "SSIM", ENHANCED, "03_train_enhanced_cvae",
             "Four distortions with the very same mean squared error. To the eye they are not "
-            "alike, and structural similarity agrees: a little more brightness is nothing, noise "
-            "and blur destroy structure.",
+            "alike, and structural similarity sees that a little more brightness is next to "
+            "nothing, while noise and blur cost structure. A small shift, which no eye would "
+            "mind, costs as well: SSIM compares pixels in place.",
             (
                 r"\mathrm{SSIM}(x, y) = \frac{(2 \mu_x \mu_y + c_1)(2 \sigma_{xy} + c_2)}"
                 r"{(\mu_x^2 + \mu_y^2 + c_1)(\sigma_x^2 + \sigma_y^2 + c_2)}",
@@ -126,15 +127,15 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "Beta", "posterior_collapse", "11_posterior_collapse",
             "Beta sets the price of information in z. Cheap: good reconstructions, but samples "
-            "from the prior fall into holes. Dear: z falls silent (posterior collapse), and every "
-            "image is the mean chest. Short trainings that differ in beta alone.",
+            "from the prior fall into holes. Dear: fewer nats pass, until z is silent (posterior "
+            "collapse) and every sample is the mean chest. Short trainings, other in beta alone.",
             (r"\beta\, \mathrm{KL}(q(z \mid x, y) \,\Vert\, p(z \mid y))",),
             ("11_beta",), "beta",
         ),
         Slide(
             "Early stopping", ENHANCED, "03_train_enhanced_cvae",
-            "Training stops when the validation loss has not improved for three epochs, and the "
-            "best epoch is kept. The validation images are real and never trained on.",
+            "Training stops when the validation loss has not improved for as many epochs as "
+            "`patience` says, and the best epoch is kept. Validation images are never trained on.",
             (r"t^* = \arg\min_t \mathcal{L}_{\mathrm{validation}}(t)",),
             ("03_enhanced_cvae_loss",),
         ),
@@ -161,8 +162,9 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "Forward process", "ddpm", DDPM_SCRIPT,
-            "Noise is added in one stroke for any t. At the right end the chest can still be made "
-            "out: that is the fault of the schedule above, seen with the eye.",
+            "Noise is added in one stroke for any t. A noisy copy at T looks like pure noise; the "
+            "last row, the mean of a hundred copies, shows what of the chest is still in it and "
+            "what the network learns to rely on.",
             (
                 r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, \quad "
                 r"\epsilon \sim \mathcal{N}(0, I)",
@@ -180,7 +182,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "Reverse formulas", "ddpm", DDPM_SCRIPT,
             "The mean of a step back, from the network's guess of the noise, and its variance, "
-            "that of the posterior q(x_{t-1} | x_t, x_0).",
+            "that of the posterior, were x_0 known.",
             (
                 r"\mu_\theta(x_t, t) = \frac{1}{\sqrt{\alpha_t}} \left( x_t - "
                 r"\frac{\beta_t}{\sqrt{1 - \bar{\alpha}_t}}\, \epsilon_\theta(x_t, t) \right)",
@@ -244,8 +246,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "Synthetic images": (
         Slide(
             "The complete flow", "synthesis/{protocol}", "run_all",
-            "Every box is a step that reads what the one before it wrote. Test images appear in "
-            "the last but one box and nowhere before.",
+            "Every box is a step that reads what the one before it wrote.",
             (), ("flow_{protocol}",),
         ),
         Slide(
@@ -269,7 +270,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "Does it help? The deck's protocol": (
         Slide(
             "DDPM + CNN: results", "comparison/deck", "09_compare_augmentation",
-            "As the deck prints them, but the mean over seeds; PNEUMONIA is the positive class.",
+            "As the deck prints them, but the mean over seeds; {positive} is the positive class.",
             (
                 r"P = \frac{TP}{TP + FP}, \quad R = \frac{TP}{TP + FN}, \quad "
                 r"F_1 = \frac{2 P R}{P + R}",
@@ -289,7 +290,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         ),
         Slide(
             "All arms, all seeds", "comparison/deck", "09_compare_augmentation",
-            "A dot is a seed. The deck's single runs are crosses.",
+            "A dot is a seed.",
             (), ("09_scores_deck", "09_loss_deck"), "comparison", in_deck=False,
         ),
     ),
@@ -305,9 +306,9 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
     "The deck's slips, kindly": (
         Slide(
             "Formulas, one schedule and one max-pool", "data", "run_all",
-            "Everybody who writes slides makes them. Each is put beside the right one, with what "
+            "Everybody who writes slides makes them. The right formula is given to each, with what "
             "would happen if one used it as written.",
-            numbers="errors", in_deck=False,
+            numbers="slips", in_deck=False,
         ),
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from chestx import data, diagrams, figures, results
-from chestx.config import CommonConfig, generator_for, option, parse
+from chestx.config import CommonConfig, generator_for, option, run
 from chestx.models.cvae import ConditionalVAE, cvae_loss
 from chestx.synthesis import save_generator
 from chestx.training import TrainingConfig, train
@@ -76,9 +76,10 @@ def main(config: Config) -> dict:
         f"CVAE: {radiographs.class_names[smaller]} samples while training",
     )  # fmt: skip
     curves = figures.loss_curves({"cvae": history}, description, "Negative ELBO, nats per image")
-    shown = held_out[list(range(min(8, len(held_out))))]
-    generators = [[generator_for(config.seed, 1, index) for index in range(8)] for _ in "NP"]
-    rows = {"real": shown["images"]}
+    each = [torch.where(held_out.labels == label)[0][:4] for label in (0, 1)]
+    shown = held_out[torch.cat(each).tolist()]
+    generators = [[generator_for(config.seed, 1, index) for index in range(8)] for _ in range(2)]
+    rows = {"validation": shown["images"]}
     with torch.no_grad():
         mu, _ = model.encode(
             shown["images"].to(model.device), shown["class_labels"].to(model.device)
@@ -110,10 +111,10 @@ def main(config: Config) -> dict:
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
     return results.save_result(
         folder, config, description, {}, history[-1]["seconds"], history=history,
-        parameters=sum(p.numel() for p in model.parameters()), num_images=len(train_data),
+        parameters=diagrams.count_parameters(model), num_images=len(train_data),
         figures=pictures,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

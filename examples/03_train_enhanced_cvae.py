@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from chestx import data, diagrams, figures, images, lessons, results
-from chestx.config import CommonConfig, generator_for, option, parse
+from chestx.config import CommonConfig, generator_for, option, run
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.synthesis import save_generator
 from chestx.training import TrainingConfig, train
@@ -48,6 +48,8 @@ def main(config: Config) -> dict:
     train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
 
+    smaller, _ = data.missing_images(radiographs["train"]["label"])
+
     # 2. The model and its loss.
     torch.manual_seed(config.seed)
     model = EnhancedConditionalVAE(
@@ -55,8 +57,17 @@ def main(config: Config) -> dict:
     )
     loss_fn = EnhancedCVAELoss(config.beta, config.ssim_weight)
 
+    # What SSIM sees, on one image at 64 px whatever the training size.
+    index = list(radiographs["train"]["label"]).index(smaller)
+    example = images.decode(radiographs["train"][index]["image"], 64, config.resize)
+    shown = [
+        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
+        for name, (picture, error, similarity) in lessons.distortions(
+            images.to_float(example)
+        ).items()
+    ]
+
     # 3. Train with early stopping; samples after epochs 1, 30 and 78, if it gets there.
-    smaller, _ = data.missing_images(radiographs["train"]["label"])
 
     def save_samples(model: EnhancedConditionalVAE, epoch: int) -> None:
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
@@ -80,20 +91,17 @@ def main(config: Config) -> dict:
 
     # 4. Save the model, the numbers and the pictures.
     save_generator(folder, model, radiographs["train"])
+    stopped = config.patience and len(history) < config.num_epochs
+    end = "stopped after" if stopped else "ran all"
+    marks = {"kept epoch": kept["epoch"]} | ({end: len(history)} if stopped else {})
     grids = figures.sample_epochs(
         folder, (*training.sample_epochs, kept["epoch"]), description,
-        f"Enhanced CVAE: stopped after epoch {len(history)}, kept epoch {kept['epoch']}",
+        f"Enhanced CVAE: {end} {len(history)} epochs, kept epoch {kept['epoch']}",
     )  # fmt: skip
-    marks = {"kept epoch": kept["epoch"], "stopped after": len(history)}
     curves = figures.loss_curves(
         {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)",
         marks=marks if config.patience else None,
     )  # fmt: skip
-    example = images.to_float(train_data.of_class(smaller).images[0])
-    shown = [
-        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
-        for name, (picture, error, similarity) in lessons.distortions(example).items()
-    ]
     distorted = figures.titled_images({"": shown}, description, "One error, four distortions")
     blocks = diagrams.cvae_diagram(model, description, "Enhanced conditional VAE")
     residual = diagrams.residual_diagram(model, description)
@@ -104,7 +112,7 @@ def main(config: Config) -> dict:
                             "Reconstruction and KL are nats per image; the SSIM term is a penalty "
                             "without unit, so the sum is no bound on ln p."),
         figures.save_figure(distorted, config.output_dir, "03_ssim",
-                            "MSE in [-1, 1], the same by construction; SSIM in [0, 1]."),
+                            "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1]."),
         figures.save_figure(blocks, config.output_dir, "03_enhanced_cvae_architecture",
                             "Output shapes without the batch; parameters of every block."),
         figures.save_figure(residual, config.output_dir, "03_residual_block",
@@ -116,10 +124,10 @@ def main(config: Config) -> dict:
     )
     return results.save_result(
         folder, config, description, {}, history[-1]["seconds"], history=history,
-        best_epoch=best["epoch"], parameters=sum(p.numel() for p in model.parameters()),
+        best_epoch=best["epoch"], parameters=diagrams.count_parameters(model),
         num_images=len(train_data), figures=pictures,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from chestx import data, figures, images, results, sampling, synthesis, twin
-from chestx.config import CommonConfig, option, parse
+from chestx.config import CommonConfig, option, run
 from chestx.metrics import features
 from chestx.models import ChestCNN
 from chestx.pipeline import RadiographPipeline
@@ -144,4 +144,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

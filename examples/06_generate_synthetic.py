@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from chestx import data, figures, images, results, synthesis
-from chestx.config import CommonConfig, option, parse
+from chestx.config import CommonConfig, option, run
 from chestx.schedulers import SAMPLERS
 
 
@@ -128,4 +128,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

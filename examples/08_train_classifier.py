@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from chestx import augmentation, data, diagrams, figures, results
-from chestx.config import CommonConfig, option, parse
+from chestx.config import CommonConfig, option, run
 from chestx.models import ChestCNN
 
 
@@ -70,4 +70,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

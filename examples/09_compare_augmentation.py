@@ -13,7 +13,7 @@ import dataclasses
 from pathlib import Path
 
 from chestx import augmentation, data, figures, results
-from chestx.config import CommonConfig, option, parse
+from chestx.config import CommonConfig, option, run
 
 
 @dataclasses.dataclass
@@ -59,7 +59,8 @@ def main(config: Config) -> dict:
     pictures = [
         figures.save_figure(scores, config.output_dir, f"09_scores_{config.protocol}",
                             "Diamond and bar: mean and its 95 % interval over seeds. Whether bars "
-                            "overlap decides nothing; the table of paired differences does."),
+                            "overlap decides nothing; the table of paired differences does."
+                            + (" Crosses: the deck's single runs." if deck else "")),
         figures.save_figure(figures.confusion_matrices(rows, description), config.output_dir,
                             f"09_confusion_{config.protocol}",
                             "Counts; a row sums to the test images of its class."),
@@ -99,4 +100,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

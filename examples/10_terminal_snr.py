@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from chestx import data, figures, images, results, synthesis
-from chestx.config import CommonConfig, generator_for, option, parse
+from chestx.config import CommonConfig, generator_for, option, run
 from chestx.models.ddpm import build_scheduler
 from chestx.pipeline import forward_strip
 from chestx.sampling import timed_images
@@ -113,4 +113,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

@@ -9,19 +9,20 @@ carries, until every sample is the same mean chest (posterior collapse).
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
 
 from chestx import data, figures, lessons, results
-from chestx.config import CommonConfig, generator_for, option, parse
+from chestx.config import CommonConfig, generator_for, option, run
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.training import TrainingConfig, train
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    betas: tuple[float, ...] = option((0.1, 1.0, 10.0, 100.0), "weights of the KL term")
+    betas: tuple[float, ...] = option((0.1, 1.0, 10.0, 1000.0), "weights of the KL term")
     ssim_weight: float = option(0.25, "lambda per pixel, as in 03")
     latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
     channels: tuple[int, ...] = option(
@@ -44,7 +45,7 @@ def main(config: Config) -> dict:
     train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
     held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
     everything = held_out[list(range(len(held_out)))]
-    rows, sweep, seconds = {"real": everything["images"][:8]}, [], 0.0
+    rows, sweep, seconds = {"validation": everything["images"][:8]}, [], 0.0
     smaller, _ = data.missing_images(radiographs["train"]["label"])
 
     # 2. The same initial weights and the same batches, one training per beta.
@@ -83,6 +84,8 @@ def main(config: Config) -> dict:
             f"beta {beta:g}: KL {last['kl']:.1f} nats, {sweep[-1]['active_units']} of "
             f"{config.latent_dim} latent dimensions active, SSIM {last['ssim']:.3f}"
         )
+    for beta in config.betas:  # what is left needs no resuming
+        shutil.rmtree(folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)
     figure = figures.image_rows(rows, description, "Enhanced CVAE, short trainings: beta")
     picture = figures.save_figure(
         figure, config.output_dir, "11_beta",
@@ -94,4 +97,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    main(parse(Config, description=__doc__))
+    run(main, Config, __doc__)

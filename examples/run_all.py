@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from chestx.config import CommonConfig, defaults, parse
+from chestx.config import CommonConfig, defaults, run
 from chestx.report import build_report
 from chestx.sources import FOLDERS
 
@@ -71,8 +71,5 @@ def main(config: CommonConfig, **overrides: Any) -> Path:
 
 
 if __name__ == "__main__":
-    parsed = parse(CommonConfig, ["--resume", *sys.argv[1:]], description=__doc__)
-    try:
-        main(parsed)
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
+    sys.argv.insert(1, "--resume")
+    run(main, CommonConfig, __doc__)

@@ -1,10 +1,12 @@
 """What the README says must run: its Python is executed, its flags and files must exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from chestx import schedulers
 from chestx.config import CommonConfig, defaults, parse
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 COMMANDS = re.findall(r"python examples/(\w+)\.py([^`#\n]*)", README)
+EXERCISES = re.findall(r"^\| `(\w+)` \|[^|]*\?[^|]*\| `(--[^`]+)`", README, flags=re.M)
 
 
 def title(snippet):
@@ -41,7 +44,12 @@ def test_every_python_snippet_runs(snippet, tmp_path, monkeypatch):
         assert names["check_schedule"](names["pipeline"].scheduler, 20) == []
 
 
-@pytest.mark.parametrize(("script", "flags"), COMMANDS)
+def test_every_example_has_an_exercise():
+    scripts = {path.stem for path in (ROOT / "examples").glob("[01]*.py")}
+    assert {script for script, _ in EXERCISES} == scripts
+
+
+@pytest.mark.parametrize(("script", "flags"), COMMANDS + EXERCISES)
 def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkeypatch):
     path = ROOT / "examples" / f"{script}.py"
     assert path.exists()
@@ -50,11 +58,22 @@ def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkey
     parse(namespace.get("Config", CommonConfig), shlex.split(flags))
 
 
-def test_files_that_the_readme_shows_exist():
+def test_pictures_are_of_the_data_that_the_readme_says():
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert len(shown) >= 3
-    for name in shown:
+    assert [Path(name).stem for name in shown] == ["flow", "scores", "phantoms"]
+    for name, kind in zip(shown, ("real data", "real data", "phantom data")):
         assert (ROOT / name).stat().st_size < 400_000
+        with Image.open(ROOT / name) as picture:
+            assert picture.text["Description"].startswith(kind)
+
+
+def test_the_verdict_is_the_computed_one():
+    verdicts = json.loads((ROOT / "examples/figures/verdict.json").read_text())
+    said = " ".join(re.sub(r"^> ", "", README, flags=re.M).split())
+    assert verdicts[-1].strip() in said
+
+
+def test_files_that_the_readme_names_exist():
     for name in re.findall(r"`(chestx/[\w/]+(?:\.py)?)`", README):
         assert (ROOT / name).exists()
 
