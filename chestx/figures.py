@@ -251,7 +251,7 @@ def loss_curves(
         axes.set_title(TITLES[name], fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_ylabel(key)
-        axes.legend(loc="center right" if marks else "best", edgecolor="white")
+        axes.legend(loc="upper center" if marks else "best", edgecolor="white")
         _plain(axes)
     return figure
 

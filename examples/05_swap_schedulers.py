@@ -30,7 +30,10 @@ class Config(CommonConfig):
         "ddpm_mended", "trained by 04_train_ddpm"
     )
     steps: tuple[int, ...] = option(
-        (10, 20, 50), "evaluations of the network per image; a second-order step needs two"
+        (10, 20),
+        "evaluations of the network per image; a second-order step needs two",
+        laptop=(10, 20, 50),
+        slides=(10, 20, 50),
     )
     num_candidates: int = option(4, "samplers that the twin picks")
     num_images: int = option(48, "images per sampler and number of steps", laptop=128, slides=512)
@@ -100,7 +103,7 @@ def main(config: Config) -> dict:
         steps = steps_within(name, budget)
         swapped = synthesis.load_generator(config.generator, model_dir, name, steps)
         row, made_features, made = sampling.measure(swapped.sample, judge, **how)
-        rows.append({"sampler": name, "steps": steps, **row})
+        rows.append({"sampler": name, "steps": steps, "evaluations": budget, **row})
         found.append(made_features)
         shown[f"{name}, {steps}"] = made[:8]
         print(f"{name:>22} {steps:3d} steps: {_words(rows[-1])}")

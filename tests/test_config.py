@@ -61,7 +61,7 @@ def test_command_line_beats_preset(order: str) -> None:
     preset, flags = ["--preset", "laptop"], ["--image-size", "32", "--channels", "16", "32"]
     config = parse(Config, preset + flags if order == "preset first" else flags + preset)
     assert (config.image_size, config.channels) == (32, (16, 32))
-    assert config.learning_rate == 5e-4 and config.data == "data/chest_xray"
+    assert config.learning_rate == 5e-4 and config.data == "hub"
 
 
 @pytest.mark.parametrize(

@@ -153,13 +153,16 @@ def test_classifier_features_and_images_that_do_not_vary():
 
 
 def test_front_and_recommendation():
-    """The fastest that validation cannot tell from the best; the front is beaten by none."""
+    """The cheapest that validation cannot tell from the best; the front is beaten by none."""
     validation = normal(60, 9)
     found = [normal(60, 1, 1.0), normal(60, 2), normal(60, 3), normal(60, 4)]
-    rows = [{"seconds": s, "validation": {"kid": kid(f, validation)}} for s, f in
-            zip((1.0, 2.0, 3.0, 4.0), found)]  # fmt: skip
+    rows = [{"seconds": s, "evaluations": n, "validation": {"kid": kid(f, validation)}}
+            for s, n, f in zip((1.0, 2.0, 3.0, 4.0), (5, 10, 20, 50), found)]  # fmt: skip
     assert recommend(rows, found, validation) == 1
     assert recommend(rows[:1], found[:1], validation) == 0
+    equal = [row | {"evaluations": 10} for row in rows[1:]]  # equally dear: the least KID
+    kids = [row["validation"]["kid"] for row in equal]
+    assert recommend(equal, found[1:], validation) == kids.index(min(kids))
     for row, score in zip(rows, (5.0, 2.0, 3.0, 1.0)):
         row["reference"] = {"kid": score}
     assert pareto_front(rows) == [rows[0], rows[1], rows[3]]
