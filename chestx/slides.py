@@ -228,7 +228,7 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "The Gaussian twin has the mean and covariance of the training images, and an exact "
             "denoiser that nobody had to train. What it loses is the schedule's fault alone: "
             "started from pure noise, the deck's schedule makes images too much alike in "
-            "brightness. The trained networks lose about as much.",
+            "brightness. The table has the trained networks beside it.",
             (r"\mathbb{E}[x_0 \mid x_t] = \mu + a\, S (a^2 S + b^2 I)^{-1} (x_t - a \mu), \quad "
              r"a = \sqrt{\bar{\alpha}_t}, \; b = \sqrt{1 - \bar{\alpha}_t}",),
             ("10_snr", "10_x_T", "10_brightness"), "brightness", in_deck=False,
