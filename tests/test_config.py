@@ -15,6 +15,7 @@ from chestx.config import (
     generator_for,
     option,
     parse,
+    run,
     seed_sequence,
 )
 
@@ -137,3 +138,25 @@ def test_settings_are_the_fields_that_affect_the_result() -> None:
     elsewhere = Config(output_dir="elsewhere", resume=True, verbose=False, preset="laptop")
     assert results.settings(elsewhere) == settings
     assert results.settings(Config(seed=1)) != settings
+
+
+@pytest.mark.parametrize("error", [ValueError("no such thing"), OSError("disk full")])
+def test_errors_end_with_one_line_unless_asked_for_more(error, monkeypatch):
+    def main(config):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit, match=f"error: {error}"):
+        run(main, CommonConfig, "")
+    monkeypatch.setenv("CHESTX_DEBUG", "1")
+    with pytest.raises(type(error)):
+        run(main, CommonConfig, "")
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch):
+    def main(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit, match="--resume goes on"):
+        run(main, CommonConfig, "")

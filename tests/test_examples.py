@@ -361,6 +361,7 @@ def test_wrong_flags_end_with_a_clear_line(flags, says, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.real_data
