@@ -83,7 +83,11 @@ class Judge:
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
         """Features of the images, and KID with its interval per split."""
         features = self.space(images)
-        return features, {name: kid_interval(features, real) for name, real in self.real.items()}
+        return features, self.scores(features)
+
+    def scores(self, features: torch.Tensor) -> dict[str, dict[str, float]]:
+        """KID of features with its interval, per split."""
+        return {name: kid_interval(features, real) for name, real in self.real.items()}
 
 
 def measure(

@@ -1,0 +1,155 @@
+"""Generators against real images: one row of numbers per set of images and feature space."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from chestx import images as pixels
+from chestx.data import RadiographTensors
+from chestx.metrics import memorisation
+from chestx.metrics.distribution import fid, ms_ssim_similarity, precision_to_coverage
+from chestx.metrics.features import Extract
+from chestx.metrics.utility import real_or_made, transfer_auroc
+from chestx.metrics.vae import checkerboard_energy
+from chestx.sampling import Judge
+
+
+def spread(count: int, total: int) -> torch.Tensor:
+    """Indices of ``count`` of ``total`` images, evenly: files lie in an order, by patient."""
+    return torch.linspace(0, total - 1, min(count, total)).round().long()
+
+
+@dataclasses.dataclass
+class RealImages:
+    """The real images of the class that is synthesized, by split, and the other class's."""
+
+    own: dict[str, torch.Tensor]  # split -> (N, 1, H, W) in [-1, 1]; no file twice in train
+    patients: dict[str, list[str]]
+    others: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(
+        cls, splits: dict[str, Dataset], tensors: dict[str, RadiographTensors], label: int
+    ) -> "RealImages":
+        """From the splits train, validation and reference; exact duplicates in train are left out.
+
+        They would excuse every copy of them, see ``memorisation.authenticity``.
+        """
+        own, patients = {}, {}
+        for name, rows in splits.items():
+            chosen = np.flatnonzero(np.asarray(rows["label"]) == label)
+            if name == "train":
+                hashes = np.asarray(rows["sha256"])[chosen]
+                chosen = chosen[np.sort(np.unique(hashes, return_index=True)[1])]
+            own[name] = pixels.to_float(tensors[name].images[chosen])
+            patients[name] = np.asarray(rows["patient"])[chosen].tolist()
+        others = {s: pixels.to_float(t.of_class(1 - label).images) for s, t in tensors.items()}
+        return cls(own, patients, others)
+
+
+def picture_scores(images: torch.Tensor) -> dict[str, float]:
+    """What needs no feature: likeness of pairs, checkerboard, brightness. (N, 1, H, W)."""
+    grey = images.mean((1, 2, 3))
+    return {
+        "ms_ssim": ms_ssim_similarity(images),
+        "checkerboard": checkerboard_energy(images),
+        "brightness_mean": float(grey.mean()),
+        "brightness_sd": float(grey.std()),
+    }
+
+
+def space_scores(
+    extract: Extract,
+    real: RealImages,
+    tensors: dict[str, RadiographTensors],
+    patients: list[str],
+    label: int,
+    made: dict[str, torch.Tensor],
+    neighbours: int,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(scores of every set in one feature space, memorisation of every set in that space).
+
+    ``patients`` are those of all of train. ``made`` holds N images per generator, all equally
+    many; as many training images are scored like a generator, which says what is within reach.
+    Train on synthetic / test on real and the reverse take N images of either class of train; the
+    other class is real throughout.
+    """
+    count = len(next(iter(made.values())))
+    judge = Judge.of(extract, tensors, label, patients, count)
+    reference, space = judge.real["reference"], judge.space
+    chosen = spread(count, len(real.own["train"]))
+    names = [real.patients["train"][i] for i in chosen]
+    train, held_out = space(real.own["train"]), judge.real["validation"]
+    others = {
+        "train": space(real.others["train"][spread(count, len(real.others["train"]))]),
+        "reference": space(real.others["reference"][spread(count, len(real.others["reference"]))]),
+    }
+    rows, found = {}, {"validation images": held_out}
+    test = (reference, others["reference"])
+    on_real = transfer_auroc((train[chosen], others["train"]), test)
+    for name, images in {"training images": None, **made}.items():
+        features = train[chosen] if images is None else space(images)
+        kid = judge.scores(features)["reference"]
+        rows[name] = {
+            "kid": kid, "share": kid["kid"] / judge.other_class, "fid": fid(features, reference),
+            **precision_to_coverage(reference, features, neighbours),
+            "real_or_made": real_or_made(
+                reference, features, real.patients["reference"], names if images is None else None
+            ),
+        }  # fmt: skip
+        if images is not None:
+            found[name] = features
+            rows[name]["train_on_synthetic"] = transfer_auroc((features, others["train"]), test)
+            rows[name]["test_on_synthetic"] = transfer_auroc(
+                (train[chosen], others["train"]), (features, others["reference"])
+            )
+    distances = {
+        name: tuple(memorisation.feature_distances(f, to) for to in (train, reference))
+        for name, f in found.items()
+    }
+    within = memorisation.feature_distances(train, train)
+    scores = {"floor": judge.floor, "kid_to_other": judge.other_class, "real_to_real": on_real}
+    return {**scores, "rows": rows}, memorised(distances, within)[0]
+
+
+def memorised(
+    distances: dict[str, tuple[torch.Tensor, torch.Tensor]], within_train: torch.Tensor
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[tuple[int, int, float]]]]:
+    """(scores, closest pairs) of every set, from distances to train and to held-out images.
+
+    The first set must be real images of neither: it says what is to be expected.
+    """
+    to_train = [pair[0] for pair in distances.values()]
+    scores = {
+        name: {
+            "closer_to_train": memorisation.closer_to_train(near, away),
+            "authentic": memorisation.authenticity(near, within_train),
+            "copies": 0 if near is to_train[0] else len(memorisation.copies(near, to_train[0])),
+            "by_chance": len(near) / (len(to_train[0]) + 1),
+            "closest": float(near.min()),
+        }
+        for name, (near, away) in distances.items()
+    }
+    pairs = {n: memorisation.closest_pairs(near) for n, (near, _) in distances.items()}
+    return scores, pairs
+
+
+def pixel_memorisation(
+    real: RealImages, made: dict[str, torch.Tensor]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[tuple[torch.Tensor, str]]]]:
+    """Memorisation by ``aligned_distances``, and for a figure: pairs of rows (image, distance)."""
+    sets = {"validation images": real.own["validation"], **made}
+    train, held_out = real.own["train"], real.own["reference"]
+    distances = {
+        name: tuple(memorisation.aligned_distances(images, to) for to in (train, held_out))
+        for name, images in sets.items()
+    }
+    scores, pairs = memorised(distances, memorisation.aligned_distances(train, train))
+    rows = {}
+    for name, closest in pairs.items():
+        rows[name] = [(sets[name][i], f"{distance:.2f}") for i, _, distance in closest]
+        rows[f"nearest in train: {name}"] = [(train[j], "") for _, j, _ in closest]
+    return scores, rows
