@@ -24,30 +24,35 @@ def spread(count: int, total: int) -> torch.Tensor:
 
 @dataclasses.dataclass
 class RealImages:
-    """The real images of the class that is synthesized, by split, and the other class's."""
+    """The real images of three splits; ``own`` are those of the class that is synthesized."""
 
-    own: dict[str, torch.Tensor]  # split -> (N, 1, H, W) in [-1, 1]; no file twice in train
-    patients: dict[str, list[str]]
-    others: dict[str, torch.Tensor]
+    label: int  # of that class
+    tensors: dict[str, RadiographTensors]  # train, validation, reference: both classes
+    train_patients: list[str]  # of both classes
+    own: dict[str, torch.Tensor]  # split -> (N, 1, H, W) in [-1, 1]
+    reference_patients: list[str]  # of own
 
     @classmethod
     def of(
         cls, splits: dict[str, Dataset], tensors: dict[str, RadiographTensors], label: int
     ) -> "RealImages":
-        """From the splits train, validation and reference; exact duplicates in train are left out.
+        """Exact duplicates in train are left out: they would excuse every copy of them.
 
-        They would excuse every copy of them, see ``memorisation.authenticity``.
+        See ``memorisation.authenticity``.
         """
-        own, patients = {}, {}
-        for name, rows in splits.items():
-            chosen = np.flatnonzero(np.asarray(rows["label"]) == label)
-            if name == "train":
-                hashes = np.asarray(rows["sha256"])[chosen]
-                chosen = chosen[np.sort(np.unique(hashes, return_index=True)[1])]
-            own[name] = pixels.to_float(tensors[name].images[chosen])
-            patients[name] = np.asarray(rows["patient"])[chosen].tolist()
-        others = {s: pixels.to_float(t.of_class(1 - label).images) for s, t in tensors.items()}
-        return cls(own, patients, others)
+        _, first = np.unique(splits["train"]["sha256"], return_index=True)
+        kept, train = np.sort(first), tensors["train"]
+        tensors = tensors | {"train": RadiographTensors(train.images[kept], train.labels[kept])}
+        own = {s: pixels.to_float(t.of_class(label).images) for s, t in tensors.items()}
+        mine = np.asarray(splits["reference"]["label"]) == label
+        patients = np.asarray(splits["reference"]["patient"])[mine].tolist()
+        every = np.asarray(splits["train"]["patient"])[kept].tolist()
+        return cls(label, tensors, every, own, patients)
+
+    def others(self, split: str, count: int) -> torch.Tensor:
+        """At most ``count`` images of the other class, evenly spread over the split."""
+        images = self.tensors[split].of_class(1 - self.label).images
+        return pixels.to_float(images[spread(count, len(images))])
 
 
 def picture_scores(images: torch.Tensor) -> dict[str, float]:
@@ -64,29 +69,21 @@ def picture_scores(images: torch.Tensor) -> dict[str, float]:
 def space_scores(
     extract: Extract,
     real: RealImages,
-    tensors: dict[str, RadiographTensors],
-    patients: list[str],
-    label: int,
     made: dict[str, torch.Tensor],
     neighbours: int,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(scores of every set in one feature space, memorisation of every set in that space).
 
-    ``patients`` are those of all of train. ``made`` holds N images per generator, all equally
-    many; as many training images are scored like a generator, which says what is within reach.
-    Train on synthetic / test on real and the reverse take N images of either class of train; the
-    other class is real throughout.
+    ``made`` holds N images per generator, all equally many; as many training images are scored
+    like a generator, which says what is within reach. Train on synthetic / test on real and the
+    reverse take N images of either class of train; the other class is real throughout.
     """
     count = len(next(iter(made.values())))
-    judge = Judge.of(extract, tensors, label, patients, count)
-    reference, space = judge.real["reference"], judge.space
-    chosen = spread(count, len(real.own["train"]))
-    names = [real.patients["train"][i] for i in chosen]
-    train, held_out = space(real.own["train"]), judge.real["validation"]
-    others = {
-        "train": space(real.others["train"][spread(count, len(real.others["train"]))]),
-        "reference": space(real.others["reference"][spread(count, len(real.others["reference"]))]),
-    }
+    judge = Judge.of(extract, real.tensors, real.label, real.train_patients, count)
+    space, reference, held_out = judge.space, judge.real["reference"], judge.real["validation"]
+    train, chosen = space.real, spread(count, len(space.real))
+    mine = np.asarray(real.train_patients)[(real.tensors["train"].labels == real.label).numpy()]
+    others = {split: space(real.others(split, count)) for split in ("train", "reference")}
     rows, found = {}, {"validation images": held_out}
     test = (reference, others["reference"])
     on_real = transfer_auroc((train[chosen], others["train"]), test)
@@ -97,7 +94,8 @@ def space_scores(
             "kid": kid, "share": kid["kid"] / judge.other_class, "fid": fid(features, reference),
             **precision_to_coverage(reference, features, neighbours),
             "real_or_made": real_or_made(
-                reference, features, real.patients["reference"], names if images is None else None
+                reference, features, real.reference_patients,
+                mine[chosen].tolist() if images is None else None,
             ),
         }  # fmt: skip
         if images is not None:

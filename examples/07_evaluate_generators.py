@@ -66,6 +66,8 @@ def main(config: Config) -> dict:
     folder = output_dir / "evaluation"
     if unknown := set(config.feature_spaces) - set(SPACES):
         raise ValueError(f"feature_spaces={sorted(unknown)} are unknown; choose from {SPACES}")
+    if not config.generators or set(config.generators) - set(synthesis.GENERATORS):
+        raise ValueError(f"generators={config.generators}; choose from {synthesis.GENERATORS}")
 
     # 1. Real images of three splits, synthetic sets; did the generators see train alone?
     radiographs = data.load(config)
@@ -108,7 +110,7 @@ def main(config: Config) -> dict:
     for space in config.feature_spaces:
         extract = feature_extractor(space, config, radiographs, folder)
         spaces[space], memorisation[space] = evaluation.space_scores(
-            extract, real, tensors, radiographs["train"]["patient"], label, made, config.neighbours
+            extract, real, made, config.neighbours
         )
         floor = spaces[space]["floor"]["p95"]
         print(f"{space}: real against real stays below KID {floor:.3f}")

@@ -380,6 +380,8 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     assert "8 closer than any real image" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"feature_spaces=\['vgg'\]"):
         module.main(config(module, copy, feature_spaces=("vgg",)))
+    with pytest.raises(ValueError, match=r"generators=\('original',\); choose from"):
+        module.main(config(module, copy, generators=("original",)))
 
 
 def test_missing_steps_name_the_script(tmp_path):
