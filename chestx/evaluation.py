@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from chestx import images as pixels
 from chestx.data import RadiographTensors
+from chestx.figures import TITLES
 from chestx.metrics import memorisation
 from chestx.metrics.distribution import fid, ms_ssim_similarity, precision_to_coverage
 from chestx.metrics.features import Extract
@@ -120,13 +121,13 @@ def memorised(
 
     The first set must be real images of neither: it says what is to be expected.
     """
-    to_train = [pair[0] for pair in distances.values()]
+    real = next(iter(distances.values()))
     scores = {
         name: {
             "closer_to_train": memorisation.closer_to_train(near, away),
             "authentic": memorisation.authenticity(near, within_train),
-            "copies": 0 if near is to_train[0] else len(memorisation.copies(near, to_train[0])),
-            "by_chance": len(near) / (len(to_train[0]) + 1),
+            "copies": len(memorisation.copies((near, away), real)),
+            "by_chance": len(near) / (len(real[0]) + 1),
             "closest": float(near.min()),
         }
         for name, (near, away) in distances.items()
@@ -138,7 +139,7 @@ def memorised(
 def pixel_memorisation(
     real: RealImages, made: dict[str, torch.Tensor]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[tuple[torch.Tensor, str]]]]:
-    """Memorisation by ``aligned_distances``, and for a figure: pairs of rows (image, distance)."""
+    """Memorisation by ``aligned_distances``; for a figure, two rows of (image, text) per set."""
     sets = {"validation images": real.own["validation"], **made}
     train, held_out = real.own["train"], real.own["reference"]
     distances = {
@@ -148,6 +149,7 @@ def pixel_memorisation(
     scores, pairs = memorised(distances, memorisation.aligned_distances(train, train))
     rows = {}
     for name, closest in pairs.items():
-        rows[name] = [(sets[name][i], f"{distance:.2f}") for i, _, distance in closest]
-        rows[f"nearest in train: {name}"] = [(train[j], "") for _, j, _ in closest]
+        title = TITLES[name]
+        rows[title] = [(sets[name][i], f"{distance:.2f}") for i, _, distance in closest]
+        rows[f"nearest in train\nto {title}"] = [(train[j], "") for _, j, _ in closest]
     return scores, rows

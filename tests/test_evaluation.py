@@ -74,7 +74,7 @@ def test_fresh_images_copies_and_grain(splits, real):
         assert table["copies"]["copies"] == count
         assert table["fresh"]["copies"] <= 5
         assert table["validation images"]["copies"] == 0
-    (image, text), (source, _) = pairs["copies"][0], pairs["nearest in train: copies"][0]
+    (image, text), (source, _) = pairs["copies"][0], pairs["nearest in train\nto copies"][0]
     assert torch.equal(image, source)
     assert text == "0.00"
     assert (

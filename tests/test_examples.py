@@ -377,7 +377,7 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
         assert found["ddpm"]["copies"] < result["num_images"]
     rows = result["spaces"]["random_vgg16"]["rows"]
     assert rows["cvae"]["kid"]["kid"] < rows["ddpm"]["kid"]["kid"]
-    assert "8 closer than any real image" in capsys.readouterr().out
+    assert "8 candidates for copies" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"feature_spaces=\['vgg'\]"):
         module.main(config(module, copy, feature_spaces=("vgg",)))
     with pytest.raises(ValueError, match=r"generators=\('original',\); choose from"):

@@ -43,13 +43,14 @@ def test_planted_copies_are_found_and_fresh_images_are_not(phantoms, y, x, gain,
     planted = disturbed(train[3 : 3 + COPIES], y, x, gain, offset)
     grain = 0.02 * torch.randn(planted.shape, generator=generator_for(1))
     made = torch.cat([fresh, planted + grain])
-    to_train, real_to_train, within = (
-        memorisation.aligned_distances(images, train) for images in (made, real, train)
-    )
+    distances = memorisation.aligned_distances
+    to_train, within = distances(made, train), distances(train, train)
+    to_held_out = distances(made, held_out)
+    of_real = distances(real, train), distances(real, held_out)
     found = memorisation.closest_pairs(to_train, COPIES)
     expected = {(len(fresh) + i, 3 + i) for i in range(COPIES)}
     assert {(image, source) for image, source, _ in found} == expected
-    flagged = memorisation.copies(to_train, real_to_train)
+    flagged = memorisation.copies((to_train, to_held_out), of_real)
     assert {image for image, _ in expected} <= set(flagged)
     chance = len(fresh) / (len(real) + 1)
     assert len(flagged) - COPIES <= chance + 3 * chance**0.5
@@ -59,7 +60,6 @@ def test_planted_copies_are_found_and_fresh_images_are_not(phantoms, y, x, gain,
     copied = memorisation.authenticity(to_train[len(fresh) :], within)
     assert copied == 0
     assert alone > 25
-    to_held_out = memorisation.aligned_distances(made, held_out)
     shares = memorisation.closer_to_train(to_train, to_held_out)
     clean = memorisation.closer_to_train(to_train[: len(fresh)], to_held_out[: len(fresh)])
     assert abs(clean["share"] - 0.5) < 4 * clean["se"] + 0.05
@@ -76,15 +76,25 @@ def test_a_plain_distance_would_miss_what_the_aligned_one_finds(phantoms):
 
 
 def test_copies_are_found_in_features(phantoms):
-    train, _, real, fresh = phantoms
+    train, held_out, real, fresh = phantoms
     space = FeatureSpace(random_vgg16(), train[:60])
-    made = torch.cat([fresh[:30], disturbed(train[:COPIES], 0, 0, 1.03, 0.02)])
-    to_train = memorisation.feature_distances(space(made), space.real)
-    pairs = memorisation.closest_pairs(to_train, COPIES)
+    away = space(held_out[:40])
+
+    def both(images):
+        found = space(images)
+        return tuple(memorisation.feature_distances(found, to) for to in (space.real, away))
+
+    made = both(torch.cat([fresh[:30], disturbed(train[:COPIES], 0, 0, 1.03, 0.02)]))
+    pairs = memorisation.closest_pairs(made[0], COPIES)
     assert {(i, j) for i, j, _ in pairs} == {(30 + i, i) for i in range(COPIES)}
-    real_to_train = memorisation.feature_distances(space(real[:30]), space.real)
-    exact = memorisation.feature_distances(space(torch.cat([fresh[:2], train[:2]])), space.real)
-    assert set(memorisation.copies(exact, real_to_train)) >= {2, 3}
+    of_real = both(real[:30])
+    assert set(memorisation.copies(made, of_real)) >= set(range(30, 30 + COPIES))
+    assert memorisation.copies(both(train[:4]), of_real) == [0, 1, 2, 3]
+    # Washed-out images lie close to everything; that alone makes no copy.
+    mean = torch.cat([train, held_out]).mean(0)
+    washed_out = both(mean + 0.1 * (fresh[:30] - mean))
+    assert washed_out[0].amin(1).median() < made[0][:30].amin(1).median()
+    assert len(memorisation.copies(washed_out, of_real)) <= 4
     same = memorisation.feature_distances(space.real[:3], space.real[:3])
     assert torch.allclose(same.diagonal(), torch.zeros(3), atol=1e-6)
 

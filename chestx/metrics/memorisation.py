@@ -82,12 +82,20 @@ def authenticity(to_train: torch.Tensor, within_train: torch.Tensor) -> float:
     return 100 * float((distance >= own[nearest]).double().mean())
 
 
-def copies(to_train: torch.Tensor, real_to_train: torch.Tensor) -> list[int]:
-    """Images closer to train than any held-out real image comes: candidates to look at.
+def copies(
+    distances: tuple[torch.Tensor, torch.Tensor], real: tuple[torch.Tensor, torch.Tensor]
+) -> list[int]:
+    """Images nearer to train than any real image is, by ratio: candidates to look at.
 
-    Of N images like the R held-out real ones N / (R + 1) are expected here, by chance.
+    Both arguments are distances (to train, to held-out images), ``real`` those of real images in
+    neither set. The nearest training image's distance over the nearest held-out one's is near 0
+    for a copy and near 1 for an image that is merely average, blurred or washed out, which lies
+    close to everything. Of N images like the R real ones N / (R + 1) are expected, by chance.
     """
-    return torch.nonzero(to_train.amin(1) < real_to_train.min())[:, 0].tolist()
+    made_ratio, real_ratio = (
+        near.amin(1) / away.amin(1).clamp(min=1e-12) for near, away in (distances, real)
+    )
+    return torch.nonzero(made_ratio < real_ratio.min())[:, 0].tolist()
 
 
 def closest_pairs(to_train: torch.Tensor, count: int = 8) -> list[tuple[int, int, float]]:
