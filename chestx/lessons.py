@@ -47,14 +47,6 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
     return found
 
 
-def active_units(mu: torch.Tensor, threshold: float = 0.01) -> int:
-    """Latent dimensions that are used: those where Var_x(E[z_u | x]) exceeds ``threshold``.
-
-    ``mu``: (N, latent_dim), the encoder's means of N images. Burda et al. 2015, arXiv:1509.00519.
-    """
-    return int((mu.var(0) > threshold).sum())
-
-
 def deck_errors() -> list[dict[str, Any]]:
     """The slides' slips: where, as written, right, and what would happen if one used it.
 

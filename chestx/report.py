@@ -326,7 +326,98 @@ def _samplers_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
     ]
 
 
+SPACES = {
+    "random_vgg16": "random VGG16",
+    "classifier": "penultimate layer of a classifier of the real training images",
+    "imagenet_vgg16": "ImageNet VGG16",
+}
+
+
+def _evaluation_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    text = [
+        f"{result['num_images']:,} images of each set against {result['counts']['reference']:,} "
+        f"of the reference split. Precision, recall, density, coverage: "
+        f"{result['config']['neighbours']} neighbours. No test image was read."
+    ]
+    tables = [_space_table(name, space) for name, space in result["spaces"].items()]
+    rows = [
+        [TITLES[name], f"{row['ms_ssim']:.3f}", f"{row['checkerboard']:+.1f}",
+         f"{row['brightness_mean']:+.3f}", f"{row['brightness_sd']:.3f}"]
+        for name, row in result["pictures"].items()
+    ]  # fmt: skip
+    caption = (
+        "MS-SSIM of random pairs (higher: more alike); power at the lattice frequencies against "
+        "that beside them; mean grey of an image in [-1, 1]."
+    )
+    header = ["", "MS-SSIM", "checkerboard, dB", "brightness", "its sd"]
+    tables += [{"caption": caption, "header": header, "rows": rows}, _copies_table(result)]
+    rows = []
+    for name, row in result["vaes"].items():
+        kl, count = row["kl_per_dimension"], row["latent_dim"]
+        rows.append(
+            [TITLES[name], f"{row['active_units']} of {count}", f"{row['kl']:.1f}",
+             f"{kl[0]:.2f}, {kl[count // 2]:.2f}, {kl[-1]:.2f}", f"{row['ssim']:.3f}",
+             f"{row['ssim_shuffled']:.3f}"]
+        )  # fmt: skip
+    if rows:
+        header = ["", "active dimensions", "KL, nats", "per dimension: most, median, least",
+                  "SSIM", "with the z of another image"]  # fmt: skip
+        caption = "The latent space on the validation split. z is the posterior mean."
+        tables.append({"caption": caption, "header": header, "rows": rows})
+    return text, tables
+
+
+def _space_table(name: str, space: dict[str, Any]) -> dict[str, Any]:
+    """One feature space; training images stand for what a perfect generator would score."""
+
+    def auroc(row: dict[str, Any], key: str) -> str:
+        return f"{row[key]:.3f}" if key in row else f"{space['real_to_real']:.3f}"
+
+    rows = [
+        [TITLES[title], "{kid:.3f} [{low:.3f}, {high:.3f}]".format(**row["kid"]),
+         f"{row['share']:.0%}", f"{row['fid']:.1f}",
+         *(f"{row[key]:.2f}" for key in ("precision", "recall", "density", "coverage")),
+         f"{row['real_or_made']:.2f}", auroc(row, "train_on_synthetic"),
+         auroc(row, "test_on_synthetic")]
+        for title, row in space["rows"].items()
+    ]  # fmt: skip
+    caption = (
+        f"Features: {SPACES[name]}. KID [95 %] of real against real stays below "
+        f"{space['floor']['p95']:.3f} in 95 % of patient-disjoint splits; its share is that of the "
+        f"KID to the other class, {space['kid_to_other']:.3f}. Told apart: AUROC of a logistic "
+        f"regression between real and synthetic, folds by patient, 0.5 is the goal. Trained or "
+        f"tested on synthetic images: AUROC of one between the classes at equal numbers, the other "
+        f"class real throughout; in the first row both are real."
+    )
+    header = ["set", "KID", "share", "FID", "precision", "recall", "density", "coverage",
+              "told apart", "trained on synthetic", "tested on synthetic"]  # fmt: skip
+    return {"caption": caption, "header": header, "rows": rows}
+
+
+def _copies_table(result: dict[str, Any]) -> dict[str, Any]:
+    rows = [
+        [TITLES[title], name.replace("_", " "),
+         f"{row['closer_to_train']['share']:.0%} ± {1.96 * row['closer_to_train']['se']:.0%}",
+         f"{row['authentic']:.0f} %", f"{row['closest']:.3f}",
+         "" if title == "validation images" else f"{row['copies']} ({row['by_chance']:.1f})"]
+        for name, found in result["memorisation"].items()
+        for title, row in found.items()
+    ]  # fmt: skip
+    caption = (
+        "Memorisation. Closer to train: the nearest of as many training images as there are "
+        "held-out ones is nearer than the nearest held-out one; about 50 % where nothing was "
+        "copied. Copies: the distance to train is a smaller part of that to held-out images than "
+        "for any validation image; in brackets, how many chance alone would give. "
+        "Authentic: AuthPct. Compare with validation images, which no generator saw: few patients "
+        "and blur move both. Pixel distances allow for a small shift, brightness and contrast."
+    )
+    header = ["set", "distance in", "closer to train", "authentic", "smallest distance",
+              "copies (by chance)"]  # fmt: skip
+    return {"caption": caption, "header": header, "rows": rows}
+
+
 MAKERS = {
+    "evaluation": _evaluation_section,
     "brightness": _brightness_section,
     "samplers": _samplers_section,
     "data": _data_section,

@@ -73,19 +73,21 @@ class Judge:
         others = tensors["reference"].of_class(1 - label).images
         every = max(1, len(others) // num_images)  # files lie in an order, so not the first ones
         space = FeatureSpace(extract, real["train"])
-        features = {s: space(images) for s, images in real.items()}
+        features = {s: space(real[s]) for s in ("validation", "reference")}
         own = [p for p, y in zip(patients, tensors["train"].labels) if y == label]
         m = min(num_images, len(own) // 2)  # a small debug subset has no more
-        floor = kid_floor(features["train"], own, m, min(len(real["reference"]), len(own) - m))
+        floor = kid_floor(space.real, own, m, min(len(real["reference"]), len(own) - m))
         to_other = kid_interval(space(pixels.to_float(others[::every])), features["reference"])
-        return cls(
-            space, {s: features[s] for s in ("validation", "reference")}, floor, to_other["kid"]
-        )
+        return cls(space, features, floor, to_other["kid"])
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
         """Features of the images, and KID with its interval per split."""
         features = self.space(images)
-        return features, {name: kid_interval(features, real) for name, real in self.real.items()}
+        return features, self.scores(features)
+
+    def scores(self, features: torch.Tensor) -> dict[str, dict[str, float]]:
+        """KID of features with its interval, per split."""
+        return {name: kid_interval(features, real) for name, real in self.real.items()}
 
 
 def measure(

@@ -259,6 +259,18 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "06_generate_synthetic", "The same sequences, longer.",
             (), ("06_gallery_deck", "06_brightness_deck"), "synthesis", in_deck=False,
         ),
+        Slide(
+            "How real are they, and are they copies?", "evaluation", "07_evaluate_generators",
+            "What the deck misses: metrics of the generators themselves, on the reference split, "
+            "in more than one feature space, each beside as many real images. A number says "
+            "little alone: look at what real images score in the same row. The pairs are the "
+            "synthetic images closest to a training image.",
+            (
+                r"\mathrm{FID} = \Vert \mu_x - \mu_y \Vert^2 + \mathrm{tr}(S_x + S_y - "
+                r"2 (S_x S_y)^{1/2})",
+            ),
+            ("07_pairs",), "evaluation", in_deck=False,
+        ),
     ),
     "The classifier": (
         Slide(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from chestx import data, figures, lessons, results
+from chestx import data, figures, results
 from chestx.config import CommonConfig, generator_for, option, run
+from chestx.metrics.vae import active_units
 from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.training import TrainingConfig, train
 
@@ -78,7 +79,7 @@ def main(config: Config) -> dict:
         last = history[-1]["validation"]
         sweep.append(
             {"beta": beta, "kl": last["kl"], "ssim": last["ssim"], "sigma": last["sigma"],
-             "active_units": lessons.active_units(mu)}
+             "active_units": active_units(mu)}
         )  # fmt: skip
         print(
             f"beta {beta:g}: KL {last['kl']:.1f} nats, {sweep[-1]['active_units']} of "

@@ -28,10 +28,14 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("05_swap_schedulers", {}),
     ("10_terminal_snr", {}),
     ("06_generate_synthetic", {"overwrite": True}),
+    ("07_evaluate_generators", {}),
     ("08_train_classifier", {}),
     ("09_compare_augmentation", {}),
 ]
-NEED_REFERENCE = ("05_swap_schedulers",)  # a split that the deck's protocol does not have
+NEED_REFERENCE = (
+    "05_swap_schedulers",
+    "07_evaluate_generators",
+)  # a split that the deck's protocol does not have
 # The generators serve both protocols; the deck's needs more images of them.
 DECK_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("06_generate_synthetic", {"overwrite": True, "protocol": "deck"}),

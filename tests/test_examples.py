@@ -26,7 +26,7 @@ TINY = {
     "image_size": 16, "channels": (8, 16), "latent_dim": 4, "block_out_channels": (32, 32),
     "num_epochs": 2, "num_epochs_ddpm": 1, "num_inference_steps": 3, "num_seeds": 2,
     "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3, "num_images": 8, "steps": (4,),
-    "num_candidates": 2,
+    "num_candidates": 2, "neighbours": 2,
 }  # fmt: skip
 COMMON = {"limit": 60, "num_phantoms": 160}
 
@@ -57,7 +57,8 @@ def whole(tmp_path_factory):
 
 def test_run_all_leaves_every_result_and_one_report(whole):
     for folder in ("data", "cvae", "enhanced_cvae", "posterior_collapse", "ddpm", "ddpm_mended",
-                   "samplers/ddpm_mended", "terminal_snr", "synthesis/fair", "classifier",
+                   "samplers/ddpm_mended", "terminal_snr", "synthesis/fair", "evaluation",
+                   "classifier",
                    "synthesis/deck", "comparison/fair", "comparison/deck"):  # fmt: skip
         result = results.read_json(whole / folder / "result.json")
         assert result["data"]["kind"] == "phantom"
@@ -140,7 +141,7 @@ def test_run_all_again_skips_everything(whole, capsys):
     load("run_all").main(CommonConfig(**common), **TINY)
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("result.json")}
     assert results.read_ledger(whole / "ledger.jsonl") == ledger
-    assert capsys.readouterr().out.count("skipped") == 13
+    assert capsys.readouterr().out.count("skipped") == 14
 
 
 def test_every_reading_of_test_is_in_the_ledger_once(whole):
@@ -337,6 +338,50 @@ def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys)
     assert {"ddpm", "ddpm_mended"} < set(trained["brightness"])
     assert {p["file"] for p in trained["figures"]} == {"10_snr.png", "10_x_T.png",
                                                        "10_brightness.png"}  # fmt: skip
+
+
+def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
+    """Training images in place of a generator's are found out as copies, by every distance."""
+    from chestx.data import load_radiographs, to_tensors
+
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    module = load("07_evaluate_generators")
+    stored = results.read_json(whole / "evaluation" / "result.json")
+    assert set(stored["spaces"]) == {"random_vgg16", "classifier"}
+    generators = set(ARMS[1:])
+    for space in stored["spaces"].values():
+        assert set(space["rows"]) == {"training images", *generators}
+        assert 0 <= space["real_to_real"] <= 1
+    assert set(stored["memorisation"]) == {"pixels", "random_vgg16", "classifier"}
+    assert set(stored["memorisation"]["pixels"]) == {"validation images", *generators}
+    assert set(stored["vaes"]) == {"cvae", "enhanced_cvae"}
+    assert not (whole / "evaluation" / "classifier" / "checkpoints").exists()
+
+    made = module.augmentation.synthetic_set
+
+    def planted(name, *args):
+        tensors, identity = made(name, *args)
+        if name == "cvae":
+            rows = load_radiographs("phantom", limit=60, num_phantoms=160)["train"]
+            own = to_tensors(rows, 16).of_class(0)
+            tensors = type(own)(own.images[:8], own.labels[:8])
+        return tensors, identity | {"planted": name == "cvae"}
+
+    monkeypatch.setattr(module.augmentation, "synthetic_set", planted)
+    chosen = {"generators": ("cvae", "ddpm"), "feature_spaces": ("random_vgg16",)}
+    result = module.main(config(module, copy, resume=True, **chosen))
+    for found in result["memorisation"].values():
+        assert found["cvae"]["authentic"] == 0
+        assert found["cvae"]["copies"] == result["num_images"]
+        assert found["cvae"]["closest"] < 0.01
+        assert found["ddpm"]["closest"] > 0.1
+    rows = result["spaces"]["random_vgg16"]["rows"]
+    assert rows["cvae"]["kid"]["kid"] < rows["ddpm"]["kid"]["kid"]
+    assert "8 candidates for copies" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"feature_spaces=\['vgg'\]"):
+        module.main(config(module, copy, feature_spaces=("vgg",)))
+    with pytest.raises(ValueError, match=r"generators=\('original',\); choose from"):
+        module.main(config(module, copy, generators=("original",)))
 
 
 def test_missing_steps_name_the_script(tmp_path):

@@ -92,13 +92,6 @@ def test_distortions_of_a_constant_image_are_refused():
         lessons.distortions(torch.zeros(1, 32, 32))
 
 
-def test_active_units_counts_what_varies():
-    mu = torch.zeros(50, 5)
-    mu[:, 1] = torch.linspace(-1, 1, 50)
-    mu[:, 3] = 0.05 * torch.linspace(-1, 1, 50)  # variance 0.0009
-    assert lessons.active_units(mu) == 1
-
-
 def test_numbers_beside_the_decks_slips_are_right():
     errors = {error["slide"]: error for error in lessons.deck_errors()}
     assert len(errors) == 7

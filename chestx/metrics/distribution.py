@@ -1,4 +1,4 @@
-"""Distances between sets of images as sets of features: the kernel distance and its intervals.
+"""How far two sets of images are apart: KID with intervals, FID, precision to coverage, MS-SSIM.
 
 KID, Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared maximum mean discrepancy
 
@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_msssim import ms_ssim
+from scipy.linalg import svdvals
+
+from chestx.images import resize
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 
@@ -74,6 +78,75 @@ def kid_floor(
     if not values:
         raise ValueError(f"no patient-disjoint split into {m} + {n}; take fewer images")
     return {"mean": float(np.mean(values)), "p95": float(np.quantile(values, 0.95))}
+
+
+def fid(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to features (m, d) and (n, d).
+
+    ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2), Heusel et al. 2017,
+    arXiv:1706.08500. The last trace is the sum of the singular values of X Y^T / sqrt((m-1)(n-1)),
+    both centred, which needs no root of a d x d matrix of deficient rank. With fewer images than
+    dimensions FID is large for equal distributions, too: compare it at equal m and n alone.
+    """
+    if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"features {tuple(x.shape)} and {tuple(y.shape)}: FID needs at least two rows each "
+            f"and the same dimension; extract both with the same features"
+        )
+    x, y = (f.double().numpy() for f in (x, y))
+    difference = x.mean(0) - y.mean(0)
+    x, y = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y))
+    traces = np.square(x).sum() + np.square(y).sum()
+    return float(difference @ difference + traces - 2 * svdvals(x @ y.T).sum())
+
+
+def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage of features ``made`` (n, d) by ``real`` (m, d).
+
+    Around each image lies a ball that reaches to its k-th neighbour in its own set. Precision:
+    the share of made images in a ball of a real one; recall: of real images in a ball of a made
+    one (Kynkaanniemi et al. 2019, arXiv:1904.06991). Density: in how many balls of real ones a
+    made image lies, over k; coverage: the share of real balls with a made image in them (Naeem
+    et al. 2020, arXiv:2002.09797). For equal distributions density is about 1 and coverage about
+    1 - 2^-k where m = n; precision and recall depend on the dimension.
+    """
+    if min(len(real), len(made)) <= k:
+        raise ValueError(f"k={k} neighbours need more images than {len(real)} and {len(made)}")
+    real, made = real.double(), made.double()
+    real_radius, made_radius = (
+        torch.cdist(f, f).kthvalue(k + 1, dim=1).values for f in (real, made)
+    )  # the nearest of all is the image itself
+    between = torch.cdist(real, made)  # (m, n)
+    inside = between <= real_radius[:, None]
+    return {
+        "precision": float(inside.any(0).double().mean()),
+        "recall": float((between <= made_radius).any(1).double().mean()),
+        "density": float(inside.double().sum(0).mean() / k),
+        "coverage": float(inside.any(1).double().mean()),
+    }
+
+
+def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0) -> float:
+    """Mean MS-SSIM of random pairs of different ``images`` (N, 1, H, W) in [-1, 1].
+
+    The higher, the more the images are alike (Odena et al. 2017, arXiv:1610.09585); compare with
+    real images. pytorch-msssim halves four times, which the window must survive: 11 pixels wide
+    from 176 px, 7 at 128 px, 3 at 64 px; smaller images are enlarged to 64 px. Values of other
+    sizes do not compare. Raises ValueError for a single image.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} image(s): diversity needs at least two")
+    images = resize((images.float() + 1) / 2, max(64, images.shape[-1])).clamp(0, 1)
+    window = min(11, 2 * ((images.shape[-1] - 1) // 32) + 1)  # 16 (window - 1) < side
+    rng = np.random.default_rng(seed)
+    first = rng.integers(len(images), size=num_pairs)
+    second = (first + rng.integers(1, len(images), size=num_pairs)) % len(images)
+    values = [
+        ms_ssim(images[a], images[b], data_range=1, win_size=window, size_average=False)
+        for a, b in zip(np.array_split(first, 8), np.array_split(second, 8))
+        if len(a)
+    ]
+    return float(torch.cat(values).mean())
 
 
 def _sums(kernel: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,9 +1,9 @@
-"""Features of images for the distances: a random VGG16 and the trained classifier's last layer."""
+"""Features of images for the distances: VGG16, random or ImageNet's, and the classifier's layer."""
 
 from collections.abc import Callable
 
 import torch
-from torchvision.models import vgg16
+from torchvision.models import VGG16_Weights, vgg16
 
 from chestx.images import resize
 from chestx.models import ChestCNN
@@ -24,15 +24,31 @@ def random_vgg16(seed: int = 0) -> Extract:
         torch.manual_seed(seed)
         layers = vgg16(weights=None).features.eval()
 
-    def extract(images: torch.Tensor) -> torch.Tensor:
-        x, means = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1), []
-        for layer in layers:
-            x = layer(x)
-            if isinstance(layer, torch.nn.MaxPool2d):
-                means.append(x.mean((2, 3)))
-        return torch.cat(means, 1)
+    return lambda images: _pool_means(layers, images)
 
-    return extract
+
+def imagenet_vgg16() -> Extract:
+    """The same means of a VGG16 trained on ImageNet, which torchvision downloads once (0.5 GB).
+
+    Greys go to [0, 1] and are then normalised as torchvision says for these weights.
+    """
+    layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.eval()
+    # Its mean and deviation of red, green and blue.
+    mean, deviation = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    return lambda images: _pool_means(layers, ((images.float() + 1) / 2 - mean) / deviation)
+
+
+def _pool_means(layers: torch.nn.Sequential, images: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1 or 3, H, W) -> channel means after each pool, (B, 1472)."""
+    x, means = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1), []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, torch.nn.MaxPool2d):
+            means.append(x.mean((2, 3)))
+    return torch.cat(means, 1)
 
 
 def classifier_features(model: ChestCNN) -> Extract:
@@ -58,6 +74,7 @@ class FeatureSpace:
             raise ValueError("the features of the real images do not vary; give different images")
         self.kept = deviation > 0.01 * deviation.mean()
         self.mean, self.deviation = features.mean(0)[self.kept], deviation[self.kept]
+        self.real = self._place(features)  # (N, d), as ``self(real)`` would give them
 
     @torch.inference_mode()
     def _raw(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
@@ -65,5 +82,8 @@ class FeatureSpace:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""
-        features = (self._raw(images)[:, self.kept] - self.mean) / self.deviation
+        return self._place(self._raw(images))
+
+    def _place(self, features: torch.Tensor) -> torch.Tensor:
+        features = (features[:, self.kept] - self.mean) / self.deviation
         return torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5

@@ -1,0 +1,103 @@
+"""Latent health on planted collapse; checkerboard energy in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from chestx.config import generator_for
+from chestx.metrics.vae import active_units, checkerboard_energy, latent_health
+from chestx.models import ConditionalVAE
+from chestx.models.cvae import kl_divergence
+
+
+def test_active_units_counts_what_varies():
+    mu = torch.zeros(50, 5)
+    mu[:, 1] = torch.linspace(-1, 1, 50)
+    mu[:, 3] = 0.05 * torch.linspace(-1, 1, 50)  # variance 0.0009
+    assert active_units(mu) == 1
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ConditionalVAE(32, 4, 2, (8, 16), learned_prior=True)
+
+
+def batch(count=12):
+    images = torch.rand(count, 1, 32, 32, generator=generator_for(1)) * 2 - 1
+    return images, torch.arange(count) % 2
+
+
+def test_kl_per_dimension_sums_to_the_losss(model):
+    model.prior_mu.weight.data.normal_()
+    images, labels = batch()
+    found = latent_health(model, images, labels)
+    output = model(images, labels)
+    total = kl_divergence(output.mu, output.logvar, output.prior_mu, output.prior_logvar).mean()
+    assert found["kl"] == pytest.approx(total.item(), rel=1e-5)
+    assert sum(found["kl_per_dimension"]) == pytest.approx(found["kl"])
+    assert found["kl_per_dimension"] == sorted(found["kl_per_dimension"], reverse=True)
+    assert found["latent_dim"] == len(found["kl_per_dimension"]) == 4
+
+
+def test_a_collapsed_posterior_does_not_care_whose_z_it_decodes(model):
+    images, labels = batch()
+    for layer in (model.to_mu, model.to_logvar):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    found = latent_health(model, images, labels)
+    assert found["active_units"] == 0
+    assert found["kl"] == pytest.approx(0, abs=1e-6)
+    assert found["ssim_shuffled"] == pytest.approx(found["ssim"], abs=1e-6)
+
+
+def test_z_of_another_image_of_the_same_class_is_worse(model):
+    """A decoder that paints the first latent as brightness, an encoder that reads it off."""
+    grey = torch.linspace(-0.8, 0.8, 12)
+    images, labels = grey.view(-1, 1, 1, 1).expand(-1, 1, 32, 32).clone(), torch.arange(12) % 2
+    model.encode = lambda x, y: (x.mean((2, 3)).expand(-1, 4), torch.zeros(len(x), 4))
+    seen = []
+    model.decode = lambda z, y: seen.append((z, y)) or z[:, :1, None, None].expand(-1, 1, 32, 32)
+    found = latent_health(model, images, labels)
+    assert found["active_units"] == 4
+    assert found["ssim"] == pytest.approx(1, abs=1e-4)
+    assert found["ssim_shuffled"] < 0.9
+    (own, _), (swapped, classes) = seen
+    source = [int((own[:, 0] == z).nonzero()) for z in swapped[:, 0]]
+    assert sorted(source) == list(range(12))
+    assert all(i != j and classes[i] == classes[j] for i, j in enumerate(source))
+    with pytest.raises(ValueError, match="at least two images"):
+        latent_health(model, images[:3], labels[:3])
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_checkerboard_in_closed_form(side):
+    """+-a on every other pixel, noise s: the peak is a^2 (sum w)^2 / (s^2 sum w^2), w in 2D."""
+    noise = 0.5 * torch.randn(4000, 1, side, side, generator=generator_for(0))
+    assert checkerboard_energy(noise) == pytest.approx(0, abs=0.15)
+    sign = (-1.0) ** torch.arange(side)
+    window = torch.hann_window(side)
+    gain = (window.sum() ** 2 / window.square().sum()).item() ** 2
+    a = 0.2
+    one_of_fifteen = 10 * math.log10((15 + a**2 / 0.5**2 * gain) / 15)
+    board = noise + a * sign[:, None] * sign
+    assert checkerboard_energy(board) == pytest.approx(one_of_fifteen, abs=0.15)
+
+
+def test_checkerboard_of_strided_convolutions_and_of_smooth_images():
+    torch.manual_seed(0)
+    noise = torch.randn(40, 8, 16, 16)
+    transposed = torch.nn.ConvTranspose2d(8, 1, 3, stride=2, padding=1, output_padding=1)
+    convolution = torch.nn.Conv2d(8, 1, 3, padding=1)
+    with torch.no_grad():
+        # A constant channel, as after an activation, makes the unequal coverage visible.
+        ragged = transposed(noise.abs())
+        even = convolution(torch.nn.functional.interpolate(noise.abs(), scale_factor=2))
+    assert checkerboard_energy(ragged) > checkerboard_energy(even) + 3
+    ramp = torch.linspace(-1, 1, 32).expand(5, 1, 32, 32)
+    assert abs(checkerboard_energy(ramp + 0.05 * torch.randn(5, 1, 32, 32))) < 2
+    with pytest.raises(ValueError, match="side=18"):
+        checkerboard_energy(torch.rand(2, 1, 18, 18))
+    with pytest.raises(ValueError, match="constant"):
+        checkerboard_energy(torch.zeros(2, 1, 16, 16))
