@@ -238,7 +238,7 @@ def test_imagefolder_reads_the_synthetic_sets(whole, arm):
     assert rows[0]["generator"] == arm
     assert rows[0]["image"].size == (16, 16)
     if arm == "ddpm_mended":
-        assert (rows[0]["scheduler"], rows[0]["num_inference_steps"]) == ("dpmsolver++", 3)
+        assert (rows[0]["scheduler"], rows[0]["num_inference_steps"]) == ("sde-dpmsolver++", 3)
 
 
 def test_a_trained_ddpm_loads_in_the_stock_pipeline(whole):
