@@ -2,7 +2,7 @@
 
 The modules in the order in which the data flows through them; each imports only from those
 above it: config, results, phantom, images, sources, data, models, checkpoint, training, schedulers,
-pipeline, twin, synthesis, metrics, sampling, evaluation, augmentation, figures, lessons, diagrams,
+pipeline, twin, synthesis, metrics, sampling, augmentation, figures, evaluation, lessons, diagrams,
 slides, report.
 """
 

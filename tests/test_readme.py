@@ -1,5 +1,6 @@
 """What the README says must run: its Python is executed, its flags and files must exist."""
 
+import ast
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import chestx
 from chestx import schedulers
 from chestx.config import CommonConfig, defaults, parse
 from chestx.models.ddpm import build_scheduler, build_unet
@@ -82,3 +84,21 @@ def test_presets_of_the_readme_are_those_of_the_code():
     for preset in ("laptop", "slides"):
         assert f"--preset {preset}" in README
         assert f"{defaults(CommonConfig, preset)['output_dir']}/report.html" in README
+
+
+def test_a_module_imports_only_from_those_above_it():
+    order = chestx.__doc__.split("above it: ")[1].rstrip(".\n").replace("\n", " ").split(", ")
+    files = [*(ROOT / "chestx").glob("*.py"), *(ROOT / "chestx").glob("*/*.py")]
+    seen = set()
+    for path in files:
+        module = path.relative_to(ROOT / "chestx").parts[0].removesuffix(".py")
+        if module == "__init__":
+            continue
+        seen.add(module)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chestx"):
+                parts = node.module.split(".")
+                for name in parts[1:2] or [alias.name for alias in node.names]:
+                    if name in order:
+                        assert order.index(name) <= order.index(module), (module, name)
+    assert seen == set(order)
