@@ -11,13 +11,15 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
 from chestx.images import to_uint8
 from chestx.sources import CLASS_NAMES
 
-matplotlib.rcParams["text.parse_math"] = False  # a "$" in a folder's or class's name is a "$"
+# A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
+matplotlib.rcParams["text.parse_math"] = False
 
 
 class _Names(dict):
@@ -385,6 +387,10 @@ def quality_against_time(
     axes.axhline(floor, color="#4c9f70", ls="--", lw=1, label="real against real, 95th percentile")
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=max(floor, 1e-3))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds per image; the numbers are steps")
     axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7)

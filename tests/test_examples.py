@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMPipeline
 from PIL import Image
 
-from chestx import results
+from chestx import figures, results
 from chestx.augmentation import ARMS
 from chestx.config import CommonConfig, defaults
 from chestx.schedulers import SAMPLERS
@@ -117,6 +117,23 @@ def test_console_of_the_deck(whole):
     deck = results.read_json(whole / "comparison" / "deck" / "result.json")
     mean = next(row for row in deck["arms"] if row["arm"] == "ddpm")["test"]["f1"]["mean"]
     assert f"F1-score:  {mean:.4f}" in printed
+
+
+def test_dollars_in_names_are_dollars_and_log_axes_have_plain_numbers(tmp_path):
+    data = {"kind": "real", "source": "my $a$^_$", "protocol": "fair"}
+    rows = [
+        {"sampler": "ddim", "steps": n, "seconds": n / 100,
+         "reference": {"kid": 0.1 + n / 500, "se": 0.02}}
+        for n in (5, 10, 100)
+    ]  # fmt: skip
+    figure = figures.quality_against_time(rows, rows[:1], 0.02, data)
+    figures.save_figure(figure, tmp_path, "x", "")
+    shown = [text.get_text() for axes in figure.axes for text in axes.get_xticklabels()]
+    shown += [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+    assert "0.1" in shown
+    assert not any("math" in text for text in shown)
+    counts = {"train": {"a$_$b": 3, "c": 9}}
+    figures.save_figure(figures.class_proportions(counts, data), tmp_path, "y", "")
 
 
 def test_report_escapes_file_names(whole, tmp_path):
