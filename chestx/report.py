@@ -19,6 +19,7 @@ from chestx.data import smaller_class
 from chestx.figures import TITLES, plus_minus
 from chestx.metrics.classification import prediction_interval
 from chestx.slides import CHAPTERS, Slide
+from chestx.sources import FOLDERS
 from chestx.synthesis import DDPMS, VAES
 
 LOSSES = {
@@ -88,14 +89,13 @@ def _data_section(result: dict[str, Any]) -> tuple[list[str], list[dict]]:
         known = f"{unnamed:,} file names tell no patient; these images are grouped by content. "
     if "test" not in result["data"].get("official_folders", ["test"]):
         known += "The test split is no official one, but a fifth of the images, set aside. "
-    text.append(
-        "The official train folder: "
-        + ", ".join(f"{n:,} {name}" for name, n in result["official_counts"]["train"].items())
-        + "."
-    )
+    if result["data"]["official_folders"] == list(FOLDERS):
+        own = (f"{n:,} {name}" for name, n in result["official_counts"]["train"].items())
+        text.append(f"The official train folder: {', '.join(own)}.")
     text.append(
         f"{overlap['patients']} patients and {overlap['files']} identical files lie in two splits. "
-        f"{known}The reference split is kept for measuring generators."
+        f"{known}"
+        + ("The reference split is kept for measuring generators." if "reference" in counts else "")
     )
     return text, [
         {

@@ -68,7 +68,8 @@ def main(config: Config) -> dict:
             rows[f"{split} {name}"] = pixels[:8]
             if split == "train":
                 means[name] = pixels.mean(0)
-    samples = figures.image_rows(rows, official.describe(), "The official folders")
+    whose = "The official folders" if has_official else "Our own splits"
+    samples = figures.image_rows(rows, official.describe(), whose)
     difference = means[radiographs.class_names[1]] - means[radiographs.class_names[0]]
     shown = [
         *((mean, f"mean {name}") for name, mean in means.items()),
@@ -77,7 +78,7 @@ def main(config: Config) -> dict:
     averages = figures.titled_images({"": shown}, official.describe(), "What the classes share")
     pictures = [
         figures.save_figure(proportions, config.output_dir, "01_class_proportions",
-                            "The official folders." if has_official else "Our own splits."),
+                            f"{whose}."),
         figures.save_figure(samples, config.output_dir, "01_samples",
                             f"The first images of each class at {config.image_size} px."),
         figures.save_figure(averages, config.output_dir, "01_class_means",

@@ -85,16 +85,17 @@ def main(config: Config) -> dict:
             f"beta {beta:g}: KL {last['kl']:.1f} nats, {sweep[-1]['active_units']} of "
             f"{config.latent_dim} latent dimensions active, SSIM {last['ssim']:.3f}"
         )
-    for beta in config.betas:  # what is left needs no resuming
-        shutil.rmtree(folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)
     figure = figures.image_rows(rows, description, "Enhanced CVAE, short trainings: beta")
     picture = figures.save_figure(
         figure, config.output_dir, "11_beta",
         "Reconstructions of the same eight validation images and samples from the same eight z.",
     )  # fmt: skip
-    return results.save_result(
+    result = results.save_result(
         folder, config, description, {}, seconds, sweep=sweep, figures=[picture]
     )
+    for beta in config.betas:  # only now nothing of them is needed any more
+        shutil.rmtree(folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)
+    return result
 
 
 if __name__ == "__main__":

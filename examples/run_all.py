@@ -32,10 +32,8 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("08_train_classifier", {}),
     ("09_compare_augmentation", {}),
 ]
-NEED_REFERENCE = (
-    "05_swap_schedulers",
-    "07_evaluate_generators",
-)  # a split that the deck's protocol does not have
+# These need the reference split, which the deck's protocol does not have.
+NEED_REFERENCE = ("05_swap_schedulers", "07_evaluate_generators")
 # The generators serve both protocols; the deck's needs more images of them.
 DECK_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("06_generate_synthetic", {"overwrite": True, "protocol": "deck"}),

@@ -437,6 +437,7 @@ def test_other_classes_from_01_to_the_report(phantom_folder: Path, tmp_path: Pat
                  "test split is no official one"):  # fmt: skip
         assert says in page
     assert not re.search("NORMAL|PNEUMONIA", page)
+    assert "official train folder" not in page
 
 
 def test_own_test_part_is_disjoint_and_always_the_same(
