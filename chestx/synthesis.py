@@ -125,7 +125,9 @@ def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
 
     The deck's val folder is exempt: no arm is judged or chosen by it.
     """
-    judged = {"test"} if radiographs.protocol == "deck" else {"test", "validation", "reference"}
+    judged = {"test", "hidden"}
+    if radiographs.protocol != "deck":
+        judged |= {"validation", "reference"}
     for name in judged & set(radiographs):
         if seen := generator.trained_on & set(radiographs[name]["sha256"]):
             raise ValueError(
