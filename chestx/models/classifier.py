@@ -65,9 +65,7 @@ class ClassifierLoss:
         if self.log_priors:
             logits = logits + logits.new_tensor(self.log_priors)
         weights = logits.new_tensor(self.class_weights) if self.class_weights else None
-        loss = F.cross_entropy(
-            logits, labels, weight=weights, label_smoothing=self.label_smoothing
-        )
+        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
         return loss, {"accuracy": accuracy}
 
 
