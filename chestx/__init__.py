@@ -2,7 +2,7 @@
 
 The modules in the order in which the data flows through them; each imports only from those
 above it: config, results, phantom, images, framing, sources, data, models, checkpoint, training,
-schedulers, pipeline, twin, synthesis, metrics, sampling, augmentation, figures, evaluation,
+schedulers, pipeline, twin, synthesis, metrics, sampling, augmentation, recipe, figures, evaluation,
 lessons, diagrams, slides, report.
 """
 
