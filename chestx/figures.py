@@ -396,3 +396,28 @@ def quality_against_time(
     axes.legend(frameon=False, fontsize=7)
     _plain(axes)
     return figure
+
+
+def recipes(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
+    """Every recipe of a search (``recipe.ranking``): its criterion, and plain validation AUROC."""
+    figure = start_figure(8, 0.28 * len(rows) + 1.6, data, "Recipes, the best first")
+    axes = figure.subplots()
+    scores = {
+        "criterion": ("o", "#b2182b"),
+        "auroc": ("|", "#555555"),
+        "plain_auroc": ("x", "#999999"),
+    }
+    labels = {"criterion": "criterion, bar: spread over seeds", "auroc": "AUROC, all shifts pooled",
+              "plain_auroc": "AUROC, plain validation"}  # fmt: skip
+    for score, (marker, colour) in scores.items():
+        means = [row[score]["mean"] for row in rows]
+        spread = [row[score]["sd"] or 0 for row in rows] if score == "criterion" else None
+        axes.errorbar(means, range(len(rows)), xerr=spread, fmt=marker, color=colour, ms=6,
+                      label=labels[score])  # fmt: skip
+    names = [f"{row['name']}, {row['recipe']['num_steps']:,} steps" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("score on validation images\n")
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
+    return figure

@@ -254,8 +254,8 @@ def ranking(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def search(
     recipes: dict[str, Recipe], rounds: tuple[tuple[int, int, int], ...],
     run: Callable[[str, Recipe, int], dict[str, Any]],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Successive halving: the ``ranking`` of all that ``run(name, recipe, seed)`` returned.
+) -> tuple[list[dict[str, Any]], float]:  # fmt: skip
+    """Successive halving: (``ranking`` of all that ``run(name, recipe, seed)`` gave, seconds).
 
     A round is (how many recipes, for how many steps, with how many seeds); it takes the best ones
     of the round before. Jamieson and Talwalkar 2016, arXiv:1502.07943.
@@ -268,4 +268,87 @@ def search(
         own = [run(name, recipe, seed) for name, recipe in longer.items() for seed in range(seeds)]
         names = [row["name"] for row in ranking(own)]
         units += own
-    return ranking(units)
+    return ranking(units), sum(unit["seconds"] for unit in units)
+
+
+def write_recipe(
+    path: Path, rows: list[dict[str, Any]], data: str, settings: ClassifierSettings
+) -> dict[str, Any]:
+    """Write the winner of a ``ranking`` with all that it was chosen by, for ``load_recipe``."""
+    content = {
+        "criterion": CRITERION,
+        "name": rows[0]["name"],
+        "recipe": rows[0]["recipe"],
+        "data": data,
+        "settings": results.settings(settings),
+        "ranking": rows,
+    }
+    content["fingerprint"] = results.fingerprint(content)
+    results.write_json(path, content)
+    return content
+
+
+def load_recipe(path: Path, data: str, settings: ClassifierSettings) -> Recipe:
+    """The recipe that a search chose and wrote.
+
+    ``data`` is the fingerprint of the images. Raises ValueError if the file was changed since the
+    search, if another recipe ranks first in it, or if it was searched on other data or settings.
+    """
+    content = results.read_json(path)
+    again = "run `python examples/13_tune.py` with the same flags and commit the recipe it writes"
+    unmarked = {key: value for key, value in content.items() if key != "fingerprint"}
+    if content.get("fingerprint") != results.fingerprint(unmarked):
+        raise ValueError(f"{path} is not what a search wrote, somebody changed it; {again}")
+    if content["recipe"] != content["ranking"][0]["recipe"]:
+        raise ValueError(f"{path}: {content['name']} does not rank first in its search; {again}")
+    here = {"data": data, "settings": results.settings(settings)}
+    if differ := [f"{key}: {content[key]} there, {here[key]} here" for key in here
+                  if content[key] != here[key]]:  # fmt: skip
+        raise ValueError(f"{path} was searched for something else ({'; '.join(differ)}); {again}")
+    return Recipe(**content["recipe"])
+
+
+def final_unit(
+    recipe: Recipe, seed: int, radiographs: Radiographs, settings: ClassifierSettings,
+    output_dir: Path, resume: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the chosen recipe with one seed, fix its threshold on validation, read test once.
+
+    What is finished is never read again, with or without ``resume``. ``test`` are the metrics at
+    threshold 0.5, ``test_tuned`` at that of ``judge``.
+    """
+    folder = Path(output_dir) / "tuning" / "final" / f"seed_{seed}"
+    data, added = training_set(recipe, radiographs, settings, output_dir)
+    inputs = {"seed": seed, "added": added, "settings": results.settings(settings)}
+    about = radiographs.describe()
+    if done := results.finished(folder, recipe, about, inputs):
+        return done
+    started, identity = time.monotonic(), results.identity(recipe, about, inputs)
+    model = train_recipe(recipe, seed, data, settings, folder, resume, identity)
+    model.save_pretrained(folder / "model", safe_serialization=True)
+    validation = judge(model, real_tensors(radiographs, "validation", settings), recipe)
+    test = real_tensors(radiographs, "test", settings)
+    results.append_ledger(
+        Path(output_dir) / "ledger.jsonl", arm="recipe", seed=seed, protocol=settings.protocol,
+        data=about["fingerprint"], config=results.fingerprint(results.settings(recipe), inputs),
+    )  # fmt: skip
+    said, labels = classify(model, test, recipe), test.labels.tolist()
+    unit = results.save_result(
+        folder, recipe, about, inputs, time.monotonic() - started, seed=seed,
+        validation=validation, test=classification_metrics(labels, said),
+        test_tuned=classification_metrics(labels, said, validation["threshold"]),
+        labels=labels, probabilities=[round(float(p), 6) for p in said],
+    )  # fmt: skip
+    shutil.rmtree(folder / "checkpoints")
+    return unit
+
+
+def ensemble(units: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Test metrics of the mean probability over seeds, at 0.5 and at the mean threshold."""
+    said = np.mean([unit["probabilities"] for unit in units], axis=0)
+    threshold = float(np.mean([unit["validation"]["threshold"] for unit in units]))
+    labels = units[0]["labels"]
+    return {
+        "test": classification_metrics(labels, said),
+        "test_tuned": classification_metrics(labels, said, threshold) | {"threshold": threshold},
+    }
