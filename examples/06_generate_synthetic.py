@@ -37,6 +37,9 @@ class Config(CommonConfig):
     guidance_scale: float = option(
         1.0, "of DDPMs with a null label (04 --label-dropout); 1 is off", neutral=True
     )
+    count: int = option(
+        0, "images per generator; 0 for as many as balance the classes", neutral=True
+    )
     extended: bool = option(
         False, "also what 09 --arms extended adds: more of the best generator, the Gaussian twin, "
         "the larger class", neutral=True,
@@ -52,7 +55,8 @@ def main(config: Config) -> dict:
     # 1. How many images of which class (NORMAL) are missing? Did the generators see train alone?
     radiographs = data.load(config)
     description = radiographs.describe()
-    label, num_images = data.missing_images(radiographs["train"]["label"])
+    label, missing = data.missing_images(radiographs["train"]["label"])
+    num_images = config.count or missing
     class_name = radiographs.class_names[label]
     samplers = {
         "ddpm": (config.ddpm_sampler, config.ddpm_steps, config.guidance_scale),
@@ -60,7 +64,7 @@ def main(config: Config) -> dict:
     }
     needed = {(name, label): num_images for name in config.generators}
     if config.extended:
-        needed |= augmentation.extended_sets(label, num_images)
+        needed |= augmentation.extended_sets(label, missing)
     generators = {
         name: synthesis.open_generator(
             name, config.output_dir, radiographs, config.image_size, config.resize,

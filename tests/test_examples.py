@@ -250,6 +250,47 @@ def test_deck_protocol_and_letterbox_from_the_start(tmp_path):
     assert not (tmp_path / "comparison" / "fair").exists()
 
 
+def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    before = results.read_ledger(copy / "ledger.jsonl")
+    made = load("06_generate_synthetic").main(
+        config(load("06_generate_synthetic"), copy, extended=True)
+    )
+    missing = made["num_images"]
+    for name, share in (("ddpm_mended", 3), ("twin", 1), ("twin_PNEUMONIA", 1)):
+        count = len(list((copy / "synthetic" / name).rglob("*.png")))
+        assert count >= share * missing, name
+    module = load("09_compare_augmentation")
+    result = module.main(config(module, copy, arms=("extended",), num_seeds=1, resume=True))
+    rows = {row["arm"]: row for row in result["arms"]}
+    assert list(rows) == list(GROUPS["extended"])
+    shares = {arm: rows[f"best_{arm}"]["num_added"] / missing for arm in (25, 50, 200, 300)}
+    assert shares == {arm: pytest.approx(arm / 100, abs=0.03) for arm in shares}
+    assert rows["cvae_both"]["num_added"] == 2 * missing
+    assert {row["steps"] for row in rows.values()} == {TINY["num_steps"]}
+    assert result["primary"] == []  # one question was written down, and it is not here
+    new = results.read_ledger(copy / "ledger.jsonl")[len(before) :]
+    assert {row["arm"] for row in new} == set(GROUPS["extended"]) - set(GROUPS["main"])
+
+
+def test_exchange_hides_patients_from_generator_and_classifier(tmp_path):
+    half = {"hide": 0.5}
+    module = load("04_train_ddpm")
+    module.main(config(module, tmp_path, generator="ddpm_mended", **half))
+    module = load("06_generate_synthetic")
+    module.main(config(module, tmp_path, generators=("ddpm_mended",), count=80, **half))
+    module = load("09_compare_augmentation")
+    result = module.main(config(module, tmp_path, arms=("exchange",), **half))
+    hidden = result["data"]["counts"]["hidden"]["NORMAL"]
+    added = {row["arm"]: row["num_added"] for row in result["arms"]}
+    assert added == {"original": 0} | dict.fromkeys(GROUPS["exchange"][1:], hidden)
+    assert {row["arm"] for row in result["exchange"]} == {"back_synthetic", "back_duplicates"}
+    for row in result["exchange"]:
+        assert row["determined"] == (row["rate"] is not None)
+    with pytest.raises(ValueError, match="add --hide"):
+        module.main(config(module, tmp_path, arms=("exchange",)))
+
+
 @pytest.mark.parametrize("arm", GENERATORS)
 def test_imagefolder_reads_the_synthetic_sets(whole, arm):
     rows = datasets.load_dataset("imagefolder", data_dir=str(whole / "synthetic" / arm))["train"]
