@@ -11,12 +11,12 @@ this script, written before it was read. Expect two minutes with `--preset quick
 `--preset laptop`. Single runs differ by more than most arms do.
 
 The exchange rate, synthetic for real images: hide half of the NORMAL patients from the generator
-and from the classifier, then give images back.
+and from the classifier, then give
+images back; all three with `--preset laptop --data FOLDER --output-dir outputs/half`.
 
-    HALF="--preset laptop --data hub --hide 0.5 --output-dir outputs/half"
-    python examples/04_train_ddpm.py --generator ddpm_mended $HALF
-    python examples/06_generate_synthetic.py --generators ddpm_mended --count 495 $HALF
-    python examples/09_compare_augmentation.py --arms exchange $HALF
+    python examples/04_train_ddpm.py --generator ddpm_mended --hide 0.5
+    python examples/06_generate_synthetic.py --generators ddpm_mended --count 495 --hide 0.5
+    python examples/09_compare_augmentation.py --arms exchange --hide 0.5
 """
 
 import dataclasses
