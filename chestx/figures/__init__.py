@@ -106,11 +106,11 @@ def data_line(data: dict[str, Any]) -> str:
     return f"{data['kind']} data{source}, {data['protocol']} protocol"
 
 
-def plus_minus(interval: dict[str, float | None]) -> str:
+def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
     """Mean ± standard deviation of ``mean_interval``, the mean alone if there is one value."""
     if interval["sd"] is None:
-        return f"{interval['mean']:.4f}"
-    return f"{interval['mean']:.4f} ± {interval['sd']:.4f}"
+        return f"{interval['mean']:.{digits}f}"
+    return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
 
 
 def class_colour(name: str, label: int) -> str:

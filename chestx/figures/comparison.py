@@ -60,9 +60,9 @@ def forest(
     ``found`` is what ``comparison.compare`` returns. The band is the equivalence margin, which is
     one of AUROC; primary contrasts are filled diamonds with the p value that Holm adjusted.
     """
+    shown = [c for c in found["contrasts"] if c["a"] != "original"]  # the mirror of another row
     panels = {
-        key: [c for c in found["contrasts"] if (c["metric"], c["b"], c["threshold"]) == key]
-        for key in wanted
+        key: [c for c in shown if (c["metric"], c["b"], c["threshold"]) == key] for key in wanted
     }
     panels = {key: rows for key, rows in panels.items() if rows}
     arms = list(dict.fromkeys(c["a"] for rows in panels.values() for c in rows))

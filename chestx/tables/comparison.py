@@ -101,7 +101,7 @@ def _score_tables(result: dict[str, Any]) -> list[Table]:
             "caption": caption,
             "header": ["arm", *names.values()],
             "rows": [
-                [TITLES[row["arm"]], *(plus_minus(row[part][name]) for name in names)]
+                [TITLES[row["arm"]], *(plus_minus(row[part][name], 3) for name in names)]
                 for row in arms
             ],
         }
@@ -109,7 +109,7 @@ def _score_tables(result: dict[str, Any]) -> list[Table]:
     ]
     tables[0]["header"] += ["validation accuracy", "added", "steps"]
     for line, row in zip(tables[0]["rows"], arms):
-        line += [plus_minus(row["validation_accuracy"]), row["num_added"], row["steps"]]
+        line += [plus_minus(row["validation_accuracy"], 3), row["num_added"], row["steps"]]
     return tables
 
 
@@ -120,6 +120,8 @@ def _contrast_table(result: dict[str, Any]) -> Table:
     columns = [(base, threshold) for threshold in ("0.5", "validation") for base in bases]
     rows = []
     for arm in dict.fromkeys(c["a"] for c in result["contrasts"]):
+        if arm == "original":  # the mirror of another row
+            continue
         for metric in ("auroc", "accuracy", "balanced_accuracy"):
             cells = [found.get((arm, metric, *column)) for column in columns]
             rows.append(
