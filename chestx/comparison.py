@@ -218,8 +218,7 @@ def verdict_sentence(result: dict[str, Any], titles: dict[str, str]) -> str:
     return (
         f"{word}: does synthetic data help? {answer[0].upper()}{answer[1:]}: against "
         f"{against[rows[0]['b']]}, AUROC on test is {'; '.join(parts)} "
-        f"({scope}; difference and 95 % interval"
-        f"{', p by Holm' if result['primary'] else ', uncorrected'})."
+        f"({scope}; uncorrected 95 % intervals{', p by Holm' * bool(result['primary'])})."
     )
 
 

@@ -78,7 +78,8 @@ def _primary_table(result: dict[str, Any]) -> Table:
     ]  # fmt: skip
     margin = result["plan"]["equivalence_margin"]
     caption = (
-        f"The primary contrasts: AUROC minus that of as many duplicates. Better or worse: p by "
+        f"The primary contrasts: AUROC minus that of as many duplicates, intervals uncorrected. "
+        f"Better or worse: p by "
         f"Holm is at most {result['plan']['primary']['alpha']:g}. Equivalent: two one-sided tests "
         f"at 5 %, that is, the 90 % interval lies within {margin:g} of 0."
     )
