@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chestx import synthesis
+from chestx.augmentation import ARMS
 from chestx.metrics.classification import mean_interval, reliability
 from chestx.metrics.paired import Draws, bootstrap, contrast, exchange_rate, holm, mcnemar
 
@@ -149,54 +150,152 @@ def exchange_rates(
     ]
 
 
+def deviations(result: dict[str, Any]) -> list[str]:
+    """How a comparison departs from its plan, as phrases; [] if the plan was followed."""
+    plan, data, config = result["plan"], result["data"], result["config"]
+    planned = (plan["primary"]["against"], *plan["primary"]["arms"])
+    seeds = {row["arm"]: {seed["seed"] for seed in row["seeds"]} for row in result["arms"]}
+    count = len(set.intersection(*seeds.values()))
+    missing = [arm for arm in planned if arm not in seeds]
+    found = {
+        f"{data['kind']} data": data["kind"] != "real",
+        f"{data['protocol']} protocol": data["protocol"] != plan["protocol"],
+        f"{_seeds(count)}, not {plan['num_seeds']}": count != plan["num_seeds"],
+        f"without {', '.join(missing)}": bool(missing),
+        f"at most {config.get('limit')} images per split": bool(config.get("limit")),
+        "real images hidden": bool(config.get("hide")),
+    }
+    return [phrase for phrase, departs in found.items() if departs]
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _answer(verdicts: list[str], margin: float) -> str:
+    """Does synthetic data help? From the verdicts of the generators' arms."""
+    kinds = set(verdicts)
+    if kinds == {"better"}:
+        return "yes"
+    if "better" in kinds:
+        return "with some generators" + ", while others harm" * ("worse" in kinds)
+    if kinds == {"worse"}:
+        return "no, it makes things worse"
+    if kinds == {"equivalent"}:
+        return f"no, what it changes is less than {margin:g}"
+    return "no evidence that it does" + ", and some of it harms" * ("worse" in kinds)
+
+
 def verdict_sentence(result: dict[str, Any], titles: dict[str, str]) -> str:
     """The answer in one sentence, computed from the primary contrasts of ``compare``.
 
-    Without them, as under the deck's protocol, from the contrasts with original.
+    Without them from those of the generators' arms with duplicates, or else with original, which
+    is then called exploratory; of an exchange, from its rates. It says if the plan was not
+    followed. "" if there is nothing to compare.
     """
-    rows = result["primary"] or [
-        c for c in result["contrasts"] if (c["b"], c["metric"]) == ("original", "auroc")
-    ]
+    seeds, data = _seeds(len(result["arms"][0]["seeds"])), result["data"]
+    scope = f"{data['protocol']} protocol, {data['kind']} data, {seeds}"
+    if result["exchange"]:
+        said = "; ".join(
+            exchange_sentence(rate, titles) for rate in result["exchange"]
+            if rate["metric"] == "auroc"
+        )  # fmt: skip
+        return f"Exploratory, {scope}: {said}."
+    rows = result["primary"] or exploratory(result["contrasts"])
     if not rows:
         return ""
-    base, words = rows[0]["b"], {}
-    for row in rows:
-        interval = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
-        adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
-        words.setdefault(row["verdict"], []).append(f"{titles[row['a']]} {interval}{adjusted}")
-    answer = "it helps" if "better" in words else "no evidence that it helps"
-    parts = "; ".join(f"{word}: {', '.join(arms)}" for word, arms in words.items())
-    against = "as many duplicates of real images" if base == "duplicates" else titles[base]
-    seeds = len(result["arms"][0]["seeds"])
-    data = result["data"]
+    word = "Exploratory"
+    if result["primary"]:
+        departs = ", ".join(deviations(result))
+        word = f"Rehearsal, not the plan ({departs})" if departs else "As planned"
+    parts = []
+    for verdict in ("better", "equivalent", "inconclusive", "worse"):
+        own = ", ".join(_estimate(row, titles) for row in rows if row["verdict"] == verdict)
+        if own:
+            parts.append(f"{verdict} with {own}")
+    against = {"duplicates": "as many duplicates of real images", "original": "no added images"}
+    answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
     return (
-        f"{data['protocol'].capitalize()} protocol, {data['kind']} data, {seeds} seeds: {answer}. "
-        f"AUROC on test with synthetic images minus that with {against}: {parts}."
+        f"{word}: does synthetic data help? {answer[0].upper()}{answer[1:]}: against "
+        f"{against[rows[0]['b']]}, AUROC on test is {'; '.join(parts)} "
+        f"({scope}; uncorrected 95 % intervals{', p by Holm' * bool(result['primary'])})."
+        + (_beside(result["contrasts"], rows, titles) if result["primary"] else "")
     )
 
 
-def disagreements(
-    units: list[dict[str, Any]], labels: np.ndarray
-) -> dict[str, dict[str, list[int]]]:
+def _beside(
+    contrasts: list[dict[str, Any]], primary: list[dict[str, Any]], titles: dict[str, str]
+) -> str:
+    """What the answer is to be read beside: the same generators and the controls, to original."""
+    named = [
+        "duplicates",
+        "classical",
+        *(row["a"] for row in primary if row["verdict"] == "better"),
+    ]
+    found = [
+        f"{_estimate(c, titles)} ({c['verdict']})" for c in contrasts
+        if (c["metric"], c["b"], c["threshold"]) == ("auroc", "original", "0.5") and c["a"] in named
+    ]  # fmt: skip
+    return f" Exploratory, against no added images: {', '.join(found)}." * bool(found)
+
+
+def _estimate(row: dict[str, Any], titles: dict[str, str]) -> str:
+    adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
+    return "{} {estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(titles[row["a"]], **row) + adjusted
+
+
+def exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """AUROC of the arms with synthetic images minus that of duplicates, or else of original."""
+    bases = {c["b"] for c in contrasts}
+    base = "duplicates" if "duplicates" in bases else "original"
+    return [
+        c for c in contrasts
+        if (c["metric"], c["b"], c["threshold"]) == ("auroc", base, "0.5")
+        and c["a"] in ARMS and ARMS[c["a"]].generator
+    ]  # fmt: skip
+
+
+def exchange_sentence(rate: dict[str, Any], titles: dict[str, str]) -> str:
+    """What ``exchange_rates`` found for one arm and metric, in words."""
+    metric = {"auroc": "AUROC"}.get(rate["metric"], rate["metric"].replace("_", " "))
+    gain = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**rate["ceiling_gain"])
+    one = "duplicate" if rate["arm"] == "back_duplicates" else "synthetic image"
+    if not rate["determined"]:
+        return (
+            f"what one {one} is worth in {metric} is not determined, for the hidden real images "
+            f"themselves change it by {gain}"
+        )
+    if rate["ceiling_gain"]["estimate"] < 0:
+        return f"in {metric} there is no rate for one {one}: the real ones lower it, {gain}"
+    return (
+        f"in {metric} one {one} is worth {{rate:.2f}} [{{low:.2f}}, {{high:.2f}}] real ones".format(
+            **rate
+        )
+        + f" (all the hidden ones: {gain})"
+    )
+
+
+def disagreements(units: list[Unit]) -> dict[str, dict[str, list[int]]]:
     """arm -> {"corrected": indices, "spoiled": indices} of test images, for the first seed.
 
-    Corrected: wrong without the synthetic images, right with them, at threshold 0.5; ``labels``
-    (N,) is the truth. Empty without the original arm.
+    Corrected: wrong without the synthetic images, right with them, at threshold 0.5; the arms are
+    the generators'. Empty without the original arm.
     """
     right = {
-        unit["arm"]: (np.asarray(unit["test_probabilities"]) >= 0.5).astype(int) == labels
+        unit["arm"]: (np.asarray(unit["probabilities"]["test"]) > 0.5)
+        == np.asarray(unit["labels"]["test"])
         for unit in units
         if unit["seed"] == units[0]["seed"]
     }
-    original = right.pop("original", None)
-    if original is None:
+    if "original" not in right:
         return {}
     return {
         arm: {
-            "corrected": np.flatnonzero(~original & own).tolist(),
-            "spoiled": np.flatnonzero(original & ~own).tolist(),
+            "corrected": np.flatnonzero(~right["original"] & own).tolist(),
+            "spoiled": np.flatnonzero(right["original"] & ~own).tolist(),
         }
         for arm, own in right.items()
+        if arm in synthesis.GENERATORS
     }
 
 

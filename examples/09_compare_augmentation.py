@@ -24,6 +24,7 @@ from pathlib import Path
 
 from chestx import augmentation, comparison, data, figures, results
 from chestx.config import CommonConfig, option, run
+from chestx.figures.comparison import comparison_pictures
 
 PLAN = Path(__file__).with_name("protocol.json")
 
@@ -80,9 +81,7 @@ def main(config: Config) -> dict:
     deck = config.protocol == "deck" and description["kind"] == "real"
     deck = list(comparison.DECK_RESULTS) if deck else []
     test = augmentation.real_tensors(radiographs, "test", settings)
-    pictures = figures.comparison_pictures(
-        rows, found, units, test, description, deck, output_dir, suffix
-    )
+    pictures = comparison_pictures(rows, found, units, test, description, deck, output_dir, suffix)
     result = results.save_result(
         folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
         deck=deck, plan=plan, figures=pictures, **found,

@@ -1,4 +1,4 @@
-"""Classifier metrics and the summary of the comparison."""
+"""Classifier metrics, and how long a classifier trains."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score
 
-from chestx.augmentation import DECK_RESULTS, ClassifierSettings, summarize, verdict
+from chestx.augmentation import ClassifierSettings
+from chestx.comparison import DECK_RESULTS
 from chestx.metrics.classification import (
     calibration_error,
     choose_threshold,
@@ -115,37 +116,6 @@ def test_interval_is_students():
         prediction_interval(mean_interval([1.0]))
     _, high = prediction_interval(interval)
     assert high - 2 == pytest.approx(4.3027 * math.sqrt(4 / 3), abs=1e-4)
-
-
-def units(gain: float, noise: float) -> list[dict]:
-    rng = np.random.default_rng(0)
-    made = []
-    for seed in range(5):
-        base = 0.9 + 0.02 * rng.standard_normal()
-        for arm, value in (
-            ("original", base),
-            ("ddpm", base + gain + noise * rng.standard_normal()),
-        ):
-            scores = {"accuracy": value, "auroc": value, "confusion": [[1, 0], [0, 1]]}
-            made.append({"arm": arm, "seed": seed, "test": scores, "validation": scores,
-                         "num_synthetic": 0, "steps": 1})  # fmt: skip
-    return made
-
-
-def test_summary_pairs_seeds():
-    """A gain smaller than the spread between seeds is found, because seeds are paired."""
-    original, ddpm = summarize(units(gain=0.005, noise=0.001))
-    assert original["test"]["auroc"]["sd"] > 0.005
-    assert "difference" not in original
-    assert ddpm["difference"]["auroc"]["mean"] == pytest.approx(0.005, abs=0.001)
-    assert verdict(ddpm) == "better"
-    assert verdict(summarize(units(gain=-0.005, noise=0.001))[1]) == "worse"
-    assert verdict(summarize(units(gain=0.0, noise=0.01))[1]) == "inconclusive"
-    assert [row["seed"] for row in ddpm["seeds"]] == [0, 1, 2, 3, 4]
-
-
-def test_one_seed_is_inconclusive():
-    assert verdict(summarize(units(gain=0.1, noise=0.0)[:2])[1]) == "inconclusive"
 
 
 def test_protocols_fix_the_length_of_training():
