@@ -2,7 +2,7 @@
 
 The modules in the order in which the data flows through them; each imports only from those
 above it: config, results, phantom, images, framing, sources, data, models, checkpoint, training,
-schedulers, pipeline, twin, synthesis, metrics, sampling, augmentation, comparison,
+schedulers, pipeline, twin, synthesis, metrics, sampling, audit, augmentation, comparison,
 figures, evaluation, lessons, diagrams, slides, tables, report.
 """
 

@@ -147,12 +147,7 @@ def synthetic_images(
     size = settings.generator_image_size
     generator = synthesis.open_generator(name, output_dir, radiographs, size, settings.resize)
     folder = synthesis.set_folder(output_dir, name, radiographs, label)
-    records = synthesis.read_manifest(folder)[:count]
-    if {record["checkpoint"] for record in records} - {generator.checkpoint}:
-        raise ValueError(
-            f"{folder} was made by other weights than those of {name} here; run "
-            f"`python examples/06_generate_synthetic.py --overwrite` with the same flags first"
-        )
+    records = synthesis.records_of(generator, folder)[:count]
     tensors = synthesis.load_synthetic(folder, count, size, radiographs.class_names)
     hashes = [record["sha256"] for record in records]
     return tensors, {"synthetic": results.fingerprint(hashes), "num_synthetic": count}

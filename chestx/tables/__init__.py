@@ -215,16 +215,21 @@ def _evaluation_section(result: dict[str, Any]) -> Section:
         f"{result['config']['neighbours']} neighbours. No test image was read."
     ]
     tables = [_space_table(name, space) for name, space in result["spaces"].items()]
+    measured = {n: space["feature_size"] for n, space in result["spaces"].items()
+                if "feature_size" in space}  # fmt: skip
     rows = [
         [TITLES[name], f"{row['ms_ssim']:.3f}", f"{row['checkerboard']:+.1f}",
-         f"{row['brightness_mean']:+.3f}", f"{row['brightness_sd']:.3f}"]
+         f"{row['brightness_mean']:+.3f}", f"{row['brightness_sd']:.3f}",
+         *("{mean:.2f}, {sd:.2f}".format(**sizes[name]) for sizes in measured.values())]
         for name, row in result["pictures"].items()
     ]  # fmt: skip
     caption = (
         "MS-SSIM of random pairs (higher: more alike); power at the lattice frequencies against "
-        "that beside them; mean grey of an image in [-1, 1]."
+        "that beside them; mean grey of an image in [-1, 1]; size of features: distance from the "
+        "mean of the training images, whose mean is 1, before features are normalised."
     )
     header = ["", "MS-SSIM", "checkerboard, dB", "brightness", "its sd"]
+    header += [f"size, sd: {name.replace('_', ' ')}" for name in measured]
     tables += [{"caption": caption, "header": header, "rows": rows}, _copies_table(result)]
     rows = []
     for name, row in result["vaes"].items():
@@ -242,6 +247,11 @@ def _evaluation_section(result: dict[str, Any]) -> Section:
     return text, tables
 
 
+def _fid(row: dict[str, Any]) -> str:
+    se = row.get("intervals", {}).get("fid", {}).get("se")  # an older version's results have none
+    return f"{row['fid']:.1f}" + (f" ± {1.96 * se:.1f}" if se is not None else "")
+
+
 def _space_table(name: str, space: dict[str, Any]) -> dict[str, Any]:
     """One feature space; training images stand for what a perfect generator would score."""
 
@@ -250,7 +260,7 @@ def _space_table(name: str, space: dict[str, Any]) -> dict[str, Any]:
 
     rows = [
         [TITLES[title], "{kid:.3f} [{low:.3f}, {high:.3f}]".format(**row["kid"]),
-         f"{row['share']:.0%}", f"{row['fid']:.1f}",
+         f"{row['share']:.0%}", _fid(row),
          *(f"{row[key]:.2f}" for key in ("precision", "recall", "density", "coverage")),
          f"{row['real_or_made']:.2f}", auroc(row, "train_on_synthetic"),
          auroc(row, "test_on_synthetic")]
@@ -259,7 +269,8 @@ def _space_table(name: str, space: dict[str, Any]) -> dict[str, Any]:
     caption = (
         f"Features: {SPACES[name]}. KID [95 %] of real against real stays below "
         f"{space['floor']['p95']:.3f} in 95 % of patient-disjoint splits; its share is that of the "
-        f"KID to the other class, {space['kid_to_other']:.3f}. Told apart: AUROC of a logistic "
+        f"KID to the other class, {space['kid_to_other']:.3f}. FID ± 95 % at these numbers of "
+        f"images, which alone make it large. Told apart: AUROC of a logistic "
         f"regression between real and synthetic, folds by patient, 0.5 is the goal. Trained or "
         f"tested on synthetic images: AUROC of one between the classes at equal numbers, the other "
         f"class real throughout; in the first row both are real."
