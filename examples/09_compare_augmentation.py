@@ -22,7 +22,7 @@ images back; all three with `--preset laptop --data FOLDER --output-dir outputs/
 import dataclasses
 from pathlib import Path
 
-from chestx import augmentation, comparison, data, figures, results
+from chestx import audit, augmentation, comparison, data, figures, results
 from chestx.config import CommonConfig, option, run
 from chestx.figures.comparison import comparison_pictures
 
@@ -61,7 +61,17 @@ def main(config: Config) -> dict:
     if config.resume and (done := results.finished(folder, config, description, inputs)):
         return done
 
-    # 2. Every arm with every seed.
+    # 2. Is anything in two places? What could be told without looking at a lung?
+    generators = {augmentation.ARMS[arm].generator for arm in arms} - {""}
+    leaks = audit.leak_audit(radiographs)
+    sources = audit.check_sources(
+        sorted(generators), radiographs, output_dir, config.image_size, config.resize
+    )
+    shortcuts = audit.shortcut_audit(radiographs)
+    leaks["sentence"] += f" {sources['sentence']}"
+    print(leaks["sentence"], shortcuts["sentence"], sep="\n")
+
+    # 3. Every arm with every seed.
     count = config.num_seeds_deck if config.protocol == "deck" else config.num_seeds
     units = [
         augmentation.run_unit(
@@ -71,20 +81,21 @@ def main(config: Config) -> dict:
         for arm in arms
     ]
 
-    # 3. Scores, paired contrasts, and what was to be asked.
+    # 4. Scores, paired contrasts, and what was to be asked.
     rows = comparison.summarize(units)
     patients = list(radiographs["test"]["patient"])
     found = comparison.compare(units, patients, plan, primary=not group)
     found["exchange"] = comparison.exchange_rates(units, patients, plan)
 
-    # 4. Figures.
+    # 5. Figures.
     deck = config.protocol == "deck" and description["kind"] == "real"
     deck = list(comparison.DECK_RESULTS) if deck else []
     test = augmentation.real_tensors(radiographs, "test", settings)
     pictures = comparison_pictures(rows, found, units, test, description, deck, output_dir, suffix)
     result = results.save_result(
         folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
-        deck=deck, plan=plan, figures=pictures, **found,
+        deck=deck, plan=plan, figures=pictures, audit=leaks,
+        shortcuts=shortcuts, **found,
     )  # fmt: skip
     print(comparison.console(rows, arms[1:]), end="\n\n")
     for row in rows:
