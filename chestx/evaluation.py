@@ -11,7 +11,11 @@ from chestx import images as pixels
 from chestx.data import RadiographTensors
 from chestx.figures import TITLES
 from chestx.metrics import memorisation
-from chestx.metrics.distribution import fid, ms_ssim_similarity, precision_to_coverage
+from chestx.metrics.distribution import (
+    fid_interval,
+    ms_ssim_similarity,
+    precision_to_coverage_intervals,
+)
 from chestx.metrics.features import Extract
 from chestx.metrics.utility import real_or_made, transfer_auroc
 from chestx.metrics.vae import checkerboard_energy
@@ -78,6 +82,8 @@ def space_scores(
     ``made`` holds N images per generator, all equally many; as many training images are scored
     like a generator, which says what is within reach. Train on synthetic / test on real and the
     reverse take N images of either class of train; the other class is real throughout.
+    ``feature_size`` holds, beside the reference images, mean and deviation of the size of features
+    before it is normalised, in units of the training images' mean.
     """
     count = len(next(iter(made.values())))
     judge = Judge.of(extract, real.tensors, real.label, real.train_patients, count)
@@ -86,18 +92,28 @@ def space_scores(
     mine = np.asarray(real.train_patients)[(real.tensors["train"].labels == real.label).numpy()]
     others = {split: space(real.others(split, count)) for split in ("train", "reference")}
     rows, found = {}, {"validation images": held_out}
+    sizes = {"reference images": space.measure(real.own["reference"])[1]}
     test = (reference, others["reference"])
     on_real = transfer_auroc((train[chosen], others["train"]), test)
     for name, images in {"training images": None, **made}.items():
-        features = train[chosen] if images is None else space(images)
+        if images is None:
+            features, sizes[name], patients = (
+                train[chosen], space.real_size[chosen], mine[chosen].tolist()
+            )  # fmt: skip
+        else:
+            (features, sizes[name]), patients = space.measure(images), None
         kid = judge.scores(features)["reference"]
-        rows[name] = {
-            "kid": kid, "share": kid["kid"] / judge.other_class, "fid": fid(features, reference),
-            **precision_to_coverage(reference, features, neighbours),
-            "real_or_made": real_or_made(
-                reference, features, real.reference_patients,
-                mine[chosen].tolist() if images is None else None,
+        intervals = {
+            "fid": fid_interval(features, reference, patients, real.reference_patients),
+            **precision_to_coverage_intervals(
+                reference, features, neighbours, real.reference_patients, patients
             ),
+        }
+        rows[name] = {
+            "kid": kid, "share": kid["kid"] / judge.other_class,
+            **{key: interval[key] for key, interval in intervals.items()},
+            "intervals": intervals,
+            "real_or_made": real_or_made(reference, features, real.reference_patients, patients),
         }  # fmt: skip
         if images is not None:
             found[name] = features
@@ -111,6 +127,9 @@ def space_scores(
     }
     within = memorisation.feature_distances(train, train)
     scores = {"floor": judge.floor, "kid_to_other": judge.other_class, "real_to_real": on_real}
+    scores["feature_size"] = {
+        name: {"mean": float(size.mean()), "sd": float(size.std())} for name, size in sizes.items()
+    }
     return {**scores, "rows": rows}, memorised(distances, within)[0]
 
 

@@ -303,7 +303,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "All arms, all seeds", "comparison/deck", "09_compare_augmentation",
             "A dot is a seed.",
-            (), ("09_scores_deck", "09_loss_deck"), "comparison", in_deck=False,
+            (), ("09_forest_deck", "09_scores_deck", "09_reliability_deck"),
+            "comparison", in_deck=False,
         ),
     ),
     "Does it help? The fair protocol": (
@@ -311,8 +312,28 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "Every arm trains equally long", "comparison/fair", "09_compare_augmentation",
             "Splits by patient, the same number of optimizer steps in every arm, the same seeds.",
             (),
-            ("09_scores_fair", "09_confusion_fair", "09_gallery_fair", "09_loss_fair"),
+            (
+                "09_forest_fair", "09_scores_fair", "09_confusion_fair", "09_reliability_fair",
+                "09_gallery_fair",
+            ),
             "comparison", in_deck=False,
+        ),
+        Slide(
+            "More arms", "comparison/fair/extended", "09_compare_augmentation",
+            "Other amounts of synthetic images, both classes synthetic, pretraining on them, the "
+            "Gaussian twin, and logit adjustment. Fewer seeds; all of it is exploratory.",
+            (), ("09_forest_fair_extended", "09_scores_fair_extended"), "comparison",
+            in_deck=False,
+        ),
+        Slide(
+            "What is a synthetic image worth?", "comparison/fair/exchange",
+            "09_compare_augmentation",
+            "Half of the {smaller} patients are hidden from the generator and from the "
+            "classifier. Then as many images are given back: synthetic ones, duplicates, or the "
+            "hidden ones themselves, which is the most that can be hoped for.",
+            (r"x = \frac{m_{\mathrm{synthetic}} - m_{\mathrm{half}}}"
+             r"{m_{\mathrm{real}} - m_{\mathrm{half}}}",),
+            ("09_forest_fair_exchange", "09_scores_fair_exchange"), "comparison", in_deck=False,
         ),
     ),
     "The deck's slips, kindly": (

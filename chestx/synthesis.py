@@ -182,9 +182,12 @@ def pipeline_sampler(
 
 
 def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
-    """Raise ValueError if the generator saw an image on which something is judged.
+    """Raise ValueError if the generator saw an image on which something is judged, or any image
+    that is not in the training split.
 
-    The deck's val folder is exempt: no arm is judged or chosen by it.
+    The deck's val folder is exempt: no arm is judged or chosen by it. So are the deck's other
+    images, for its generators are trained under the fair protocol, whose train split takes from
+    the val folder, too, and, under ``--limit``, other images of the train folder.
     """
     judged = {"test", "hidden"}
     if radiographs.protocol != "deck":
@@ -195,10 +198,12 @@ def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
                 f"{generator.name} was trained on {len(seen)} images of the {name} split under "
                 f"--protocol {radiographs.protocol}; train it again under that protocol"
             )
-    if not generator.trained_on & set(radiographs["train"]["sha256"]):
+    foreign = generator.trained_on - set(radiographs["train"]["sha256"])
+    if foreign == generator.trained_on or (foreign and radiographs.protocol != "deck"):
         raise ValueError(
-            f"{generator.name} was trained on other data than {radiographs.source!r}; train it "
-            f"on these, or give --data and --limit as in training"
+            f"{generator.name} was trained on other data than {radiographs.source!r}: "
+            f"{len(foreign)} of {len(generator.trained_on)} images are not in train; train it on "
+            f"these, or give --data, --limit and --skip-bad-files as in training"
         )
 
 
@@ -213,6 +218,17 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in complete]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
+
+
+def records_of(generator: Generator, folder: Path) -> list[dict[str, Any]]:
+    """``read_manifest``; raises ValueError unless these very weights made every record."""
+    records = read_manifest(folder)
+    if {record["checkpoint"] for record in records} - {generator.checkpoint}:
+        raise ValueError(
+            f"{folder} was made by other weights than those of {generator.name} here; run "
+            f"`python examples/06_generate_synthetic.py --overwrite` with the same flags first"
+        )
+    return records
 
 
 def _common_fields(generator: Generator, class_name: str, seed: int) -> dict[str, Any]:

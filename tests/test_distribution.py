@@ -6,7 +6,16 @@ import torch
 
 from chestx.config import generator_for
 from chestx.metrics import features
-from chestx.metrics.distribution import kid, kid_difference, kid_floor, kid_interval
+from chestx.metrics.distribution import (
+    fid,
+    fid_interval,
+    kid,
+    kid_difference,
+    kid_floor,
+    kid_interval,
+    precision_to_coverage,
+    precision_to_coverage_intervals,
+)
 from chestx.models import ChestCNN
 from chestx.sampling import against_stock, pareto_front, recommend
 
@@ -76,6 +85,62 @@ def test_interval_has_the_spread_of_repetitions():
     truth = np.mean([r["kid"] for r in repeated])
     covered = np.mean([r["low"] < truth < r["high"] for r in repeated])
     assert covered > 0.88
+
+
+@pytest.mark.parametrize(("d", "shift"), [(6, 0.5), (80, 0.2)])  # 80: more than images
+def test_intervals_of_fid_to_coverage_are_no_narrower_than_repetitions(d, shift):
+    """Their centres are the plain values; they err, but to the wide side and not by far."""
+    pairs = [(normal(60, 2 * s, d=d), normal(50, 2 * s + 1, shift, d)) for s in range(24)]
+    found = [
+        {"fid": fid_interval(x, y)} | precision_to_coverage_intervals(x, y, 3) for x, y in pairs
+    ]
+    plain = [{"fid": fid(x, y)} | precision_to_coverage(x, y, 3) for x, y in pairs]
+    for name in plain[0]:
+        values = [row[name][name] for row in found]
+        assert values == pytest.approx([row[name] for row in plain])
+        ratio = np.mean([row[name]["se"] for row in found]) / np.std(values, ddof=1)
+        assert 0.85 < ratio < 2.2, name
+        truth = np.mean(values)
+        assert np.mean([row[name]["low"] < truth < row[name]["high"] for row in found]) > 0.88, name
+        if name not in ("fid", "density"):
+            assert all(0 <= row[name]["low"] <= row[name]["high"] <= 1 for row in found)
+
+
+def test_with_twenty_images_fid_is_jackknifed_one_by_one():
+    x, y = normal(20, 1), normal(20, 2, 0.5)
+    keep = [[j for j in range(20) if j != i] for i in range(20)]
+    variance = 19 * (np.var([fid(x[k], y) for k in keep]) + np.var([fid(x, y[k]) for k in keep]))
+    assert fid_interval(x, y)["se"] == pytest.approx(variance**0.5)
+
+
+def test_images_of_one_patient_leave_together():
+    """Each image five times says no more than once, so the interval must not shrink with it."""
+    x, y = normal(20, 1).repeat_interleave(5, 0), normal(400, 2, 0.5)
+    patients = [str(i // 5) for i in range(100)]
+    by_patient, by_image = fid_interval(x, y, patients)["se"], fid_interval(x, y)["se"]
+    assert by_patient > 1.3 * by_image
+    assert fid_interval(y, x, None, patients)["se"] > 1.3 * fid_interval(y, x)["se"]
+
+
+def test_too_few_patients_have_no_interval():
+    x, y = normal(12, 1), normal(12, 2)
+    assert fid_interval(x, y, ["one"] * 12)["high"] is None
+    found = precision_to_coverage_intervals(x, y, 3, ["a"] * 9 + ["b", "c", "d"])
+    assert found["recall"] == {"recall": precision_to_coverage(x, y, 3)["recall"], "se": None,
+                               "low": None, "high": None}  # fmt: skip
+
+
+def test_size_of_features_is_what_the_sphere_takes_away():
+    """Unchanged by the extractor's scale; 1 on average for the images that set the scale."""
+    x = torch.randn(40, 1, 8, 8, generator=generator_for(0))
+    space = features.FeatureSpace(lambda images: 7 * images.flatten(1) + 3, x)
+    placed, size = space.measure(x)
+    assert torch.equal(placed, space.real) and torch.allclose(size, space.real_size)
+    assert size.mean().item() == pytest.approx(1)
+    middle = x.mean(0, keepdim=True)
+    halved, half = space.measure(middle + (x - middle) / 2)
+    assert torch.allclose(half, size / 2, atol=1e-5)
+    assert torch.allclose(halved, placed, atol=1e-4)
 
 
 def test_difference_shares_the_reference():

@@ -66,6 +66,13 @@ def test_fresh_images_copies_and_grain(splits, real):
     assert rows["grain"]["fid"] > 2 * rows["fresh"]["fid"]
     assert rows["grain"]["real_or_made"] > 0.8
     assert rows["grain"]["coverage"] < rows["fresh"]["coverage"]
+    for row in rows.values():
+        assert all(row["intervals"][key][key] == row[key] for key in ("fid", "recall", "coverage"))
+    assert rows["grain"]["intervals"]["fid"]["low"] > rows["fresh"]["intervals"]["fid"]["high"]
+    size = scores["feature_size"]
+    assert set(size) == {"reference images", *rows}
+    assert 0.7 < size["reference images"]["mean"] < 1.4
+    assert size["grain"]["mean"] > 1.5 > size["fresh"]["mean"] > 0.7
     assert scores["real_to_real"] > 0.6
     assert abs(rows["fresh"]["train_on_synthetic"] - scores["real_to_real"]) < 0.2
     by_pixels, pairs = evaluation.pixel_memorisation(real, made)

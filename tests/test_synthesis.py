@@ -316,6 +316,11 @@ def test_generator_of_other_data_is_refused(generator: Generator, radiographs: R
     """A generator of phantoms does not augment radiographs, nor the other way round."""
     with pytest.raises(ValueError, match=r"other data than 'phantom'"):
         check_no_leak(trained_on(generator, ["0" * 64]), radiographs)
+    more = trained_on(generator, [*radiographs["train"]["sha256"], "0" * 64])
+    with pytest.raises(ValueError, match=r"other data than 'phantom': 1 of \d+ images are not in"):
+        check_no_leak(more, radiographs)  # one image of another source among those of train
+    deck = load_radiographs("phantom", "deck", num_phantoms=160, phantom_size=16)
+    check_no_leak(trained_on(generator, radiographs["train"]["sha256"]), deck)
 
 
 # -------------------------------------------------------------------------------- save and load

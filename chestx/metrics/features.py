@@ -74,7 +74,9 @@ class FeatureSpace:
             raise ValueError("the features of the real images do not vary; give different images")
         self.kept = deviation > 0.01 * deviation.mean()
         self.mean, self.deviation = features.mean(0)[self.kept], deviation[self.kept]
-        self.real = self._place(features)  # (N, d), as ``self(real)`` would give them
+        self.real, length = self._place(features)  # (N, d), as ``self(real)`` would give them
+        self._unit = length.mean()
+        self.real_size = length / self._unit  # (N,), of mean 1
 
     @torch.inference_mode()
     def _raw(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
@@ -82,8 +84,18 @@ class FeatureSpace:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""
-        return self._place(self._raw(images))
+        return self.measure(images)[0]
 
-    def _place(self, features: torch.Tensor) -> torch.Tensor:
+    def measure(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(features (N, d), their size (N,)), which the projection takes away.
+
+        The size is the length of the standardised features, the distance from the mean of the
+        real images, over the mean length of these: under 1 where images are all too average.
+        """
+        features, length = self._place(self._raw(images))
+        return features, length / self._unit
+
+    def _place(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = (features[:, self.kept] - self.mean) / self.deviation
-        return torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5
+        placed = torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5
+        return placed, features.norm(dim=1)

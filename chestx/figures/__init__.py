@@ -46,6 +46,21 @@ COLOURS = _Colours(
         "ddpm_zero_snr": "#7b3294",
         "ddpm_custom": "#b8860b",
         "twin": "#2b8cbe",
+        "class_weights": "#a6761d",
+        "classical": "#66a61e",
+        "duplicates": "#000000",
+        "classical_best": "#e7298a",
+        "logit_adjustment": "#c2a500",
+        "best_25": "#f4a582",
+        "best_50": "#d6604d",
+        "best_200": "#8e0d1f",
+        "best_300": "#5c0010",
+        "cvae_both": "#6a9fd0",
+        "twin_both": "#9bbcd8",
+        "pretrained": "#c51b7d",
+        "back_synthetic": "#b2182b",
+        "back_duplicates": "#000000",
+        "back_real": "#4c9f70",
         "NORMAL": "#4c9f70",
         "PNEUMONIA": "#8e5ea2",
     }
@@ -60,6 +75,21 @@ TITLES = _Names(
         "ddpm_zero_snr": "DDPM, zero terminal SNR",
         "ddpm_custom": "DDPM, custom",
         "twin": "Gaussian twin",
+        "class_weights": "class weights",
+        "classical": "classical augmentation",
+        "duplicates": "duplicates",
+        "classical_best": "classical + DDPM mended",
+        "logit_adjustment": "logit adjustment",
+        "best_25": "DDPM mended, 25 %",
+        "best_50": "DDPM mended, 50 %",
+        "best_200": "DDPM mended, 200 %",
+        "best_300": "DDPM mended, 300 %",
+        "cvae_both": "CVAE, both classes",
+        "twin_both": "twin, both classes",
+        "pretrained": "DDPM mended, pretraining",
+        "back_synthetic": "half + DDPM mended",
+        "back_duplicates": "half + duplicates",
+        "back_real": "half + the hidden real",
     }
 )
 SCHEDULE_COLOURS = {
@@ -76,11 +106,11 @@ def data_line(data: dict[str, Any]) -> str:
     return f"{data['kind']} data{source}, {data['protocol']} protocol"
 
 
-def plus_minus(interval: dict[str, float | None]) -> str:
+def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
     """Mean ± standard deviation of ``mean_interval``, the mean alone if there is one value."""
     if interval["sd"] is None:
-        return f"{interval['mean']:.4f}"
-    return f"{interval['mean']:.4f} ± {interval['sd']:.4f}"
+        return f"{interval['mean']:.{digits}f}"
+    return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
 
 
 def class_colour(name: str, label: int) -> str:
@@ -114,7 +144,8 @@ def start_figure(width: float, height: float, data: dict[str, Any], title: str) 
     return figure
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """Take away the frame's upper and right sides."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -136,7 +167,7 @@ def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -
     axes.set_ylabel("images")
     axes.margins(y=0.2)
     axes.legend(frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -201,7 +232,7 @@ def noise_schedules(schedules: dict[str, torch.Tensor], data: dict[str, Any]) ->
     for axes, label in zip(panels, titles):
         axes.set_title(label, fontsize=9)
         axes.set_xlabel("t", fontsize=8)
-        _plain(axes)
+        plain(axes)
     panels[0].legend(frameon=False, fontsize=8)
     panels[1].set_ylim(0, 1.05)
     return figure
@@ -254,7 +285,7 @@ def loss_curves(
         axes.set_xlabel("epoch")
         axes.set_ylabel(key)
         axes.legend(loc="upper center" if marks else "best", edgecolor="white")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -274,75 +305,7 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     axes.set_yticks(np.arange(1, len(names) + 1), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("mean grey in [-1, 1]")
-    _plain(axes)
-    return figure
-
-
-def confusion_matrices(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
-    """One confusion matrix per arm, averaged over its seeds."""
-    figure = start_figure(
-        2.5 * len(rows), 3.6, data, "Confusion on the test set, mean over seeds\n"
-    )
-    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows):
-        matrix = np.asarray(row["confusion"])
-        axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
-        for (i, j), value in np.ndenumerate(matrix):
-            dark = value > matrix[i].sum() / 2
-            axes.text(
-                j, i, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black"
-            )
-        names = list(data["counts"]["test"])
-        axes.set_xticks([0, 1], names, fontsize=7)
-        axes.set_yticks([0, 1], names if row is rows[0] else ["", ""], fontsize=7)
-        axes.set_title(TITLES[row["arm"]], fontsize=9)
-        axes.set_xlabel("predicted\n", fontsize=8)
-    figure.axes[0].set_ylabel("true", fontsize=8)
-    return figure
-
-
-def disagreements(
-    found: dict[str, dict[str, list[int]]], test: Any, data: dict[str, Any], columns: int = 8
-) -> Figure:
-    """The first test images that each arm corrects and spoils: True / Original / Augmented.
-
-    ``found`` is what ``augmentation.disagreements`` returns, ``test`` the ``RadiographTensors``.
-    """
-    rows, names = {}, list(data["counts"]["test"])
-    for arm, kinds in found.items():
-        for kind, indices in kinds.items():
-            row = rows.setdefault(f"{TITLES[arm]}\n{kind} {len(indices)}", [])
-            for index in indices[:columns]:
-                label = int(test.labels[index])
-                true, other = names[label], names[1 - label]
-                answers = (other, true) if kind == "corrected" else (true, other)
-                text = "True {}\nOriginal {}\nAugmented {}".format(true, *answers)
-                row.append((test[[index]]["images"][0], text))
-    return titled_images(rows, data, "True / Original / Augmented")
-
-
-def arm_scores(rows: list[dict[str, Any]], data: dict[str, Any], deck: list[dict]) -> Figure:
-    """Accuracy and AUROC per arm: every seed a dot, mean and 95 % interval; the deck's as x."""
-    figure = start_figure(
-        9, 0.55 * len(rows) + 1.6, data, "Test scores per arm: every seed is a dot"
-    )
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, metric in zip(panels, ("accuracy", "auroc")):
-        for y, row in enumerate(rows):
-            colour, score = COLOURS[row["arm"]], row["test"][metric]
-            values = [seed[metric] for seed in row["seeds"]]
-            axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, ms=5)
-            if score["n"] > 1:
-                axes.plot([score["low"], score["high"]], [y + 0.22] * 2, color=colour, lw=2)
-            axes.plot(score["mean"], y + 0.22, "D", color=colour, ms=5)
-            theirs = [d[metric] for d in deck if d["arm"] == row["arm"] and metric in d]
-            axes.plot(theirs, np.full(len(theirs), y - 0.22), "x", color="black", ms=6)
-        axes.set_xlabel(metric if metric == "accuracy" else "AUROC")
-        _plain(axes)
-    panels[0].set_yticks(range(len(rows)), [TITLES[row["arm"]] for row in rows], fontsize=9)
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    if deck:
-        panels[0].plot([], [], "x", color="black", label="the deck's single run")
-        panels[0].legend(frameon=False, fontsize=8)
+    plain(axes)
     return figure
 
 
@@ -361,7 +324,7 @@ def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set_xlabel("t")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -394,7 +357,7 @@ def quality_against_time(
     axes.set_xlabel("seconds per image; the numbers are steps")
     axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7)
-    _plain(axes)
+    plain(axes)
     return figure
 
 

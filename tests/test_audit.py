@@ -1,0 +1,226 @@
+"""Planted leaks of every kind and planted shortcuts are found; clean data pass."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chestx import images, results
+from chestx.audit import auroc_interval, check_sources, leak_audit, shortcut_audit
+from chestx.data import load_radiographs, to_tensors
+from chestx.synthesis import TWIN, open_generator, set_folder, synthesize
+
+
+@pytest.fixture
+def folder(phantom_folder, tmp_path):
+    return Path(shutil.copytree(phantom_folder, tmp_path / "data"))
+
+
+@pytest.fixture
+def radiographs(phantom_folder):
+    return load_radiographs(str(phantom_folder), hide=0.3)
+
+
+def first(folder, part, label="PNEUMONIA"):
+    return sorted((folder / part / label).iterdir())[0]
+
+
+def changed(radiographs, split, **columns):
+    """The same with the first value of some columns of a split replaced."""
+    rows = radiographs[split]
+    for name, value in columns.items():
+        values = [value, *list(rows[name])[1:]]
+        feature = rows.features[name]
+        rows = rows.remove_columns(name).add_column(name, values, feature=feature)
+    radiographs[split] = rows
+    return radiographs
+
+
+# --------------------------------------------------------------------------------------- leaks
+
+
+def test_clean_data_pass_and_are_counted(radiographs, phantom_folder):
+    found = leak_audit(radiographs)
+    assert found["images"] == {name: len(split) for name, split in radiographs.items()}
+    assert set(found["images"]) == {"train", "validation", "reference", "test", "hidden"}
+    assert (found["pairs"], found["shared"]) == (10, [])
+    assert json.loads(json.dumps(found)) == found
+    assert "in 5 splits: no file, patient or decoded image lies in two" in found["sentence"]
+
+
+@pytest.mark.parametrize("split", ["validation", "reference", "test", "hidden"])
+@pytest.mark.parametrize(
+    ("column", "kind"), [("sha256", "file"), ("patient", "patient"), ("file_name", "patient by")]
+)
+def test_one_shared_file_patient_or_name_is_found(radiographs, split, column, kind):
+    rows = radiographs["train"]
+    index = next(i for i, y in enumerate(rows["label"]) if y == 1)
+    name = rows["file_name"][index]
+    # another picture of that patient, by name
+    value = name.replace(".", "9.") if column == "file_name" else rows[column][index]
+    with pytest.raises(ValueError, match=f"train and {split}, same {kind}") as error:
+        leak_audit(changed(radiographs, split, **{column: value}))
+    assert name in str(error.value)
+    assert f"1 of {split}" in str(error.value)
+
+
+def test_a_copy_in_another_format_is_found_by_its_pixels(folder):
+    """Another name, another format, RGB instead of grey: only the pixels are the same."""
+    with Image.open(first(folder, "train")) as picture:
+        picture.convert("RGB").save(folder / "test" / "PNEUMONIA" / "person9999_virus_1.png")
+    with pytest.raises(ValueError, match=r"and test, same pixels: 1 .* 1 .*person9999_"):
+        leak_audit(load_radiographs(str(folder)))
+
+
+def test_the_deck_may_share_val_with_train_but_nothing_with_test(folder):
+    source = first(folder, "train")
+    shutil.copy(source, folder / "val" / "PNEUMONIA" / "person9999_virus_1.jpeg")
+    found = leak_audit(load_radiographs(str(folder), "deck"))
+    shared = {row["same"]: row["images"] for row in found["shared"]}
+    assert shared["file"] == shared["pixels"] == {"train": 1, "validation": 1}
+    assert "but for what the deck's val folder shares" in found["sentence"]
+    for part in ("train", "validation"):
+        copy = folder / "test" / "PNEUMONIA" / "person9998_virus_1.jpeg"
+        original = source if part == "train" else first(folder, "val")
+        shutil.copy(original, copy)
+        with pytest.raises(ValueError, match="and test, same file"):
+            leak_audit(load_radiographs(str(folder), "deck"))
+        copy.unlink()
+
+
+@pytest.mark.real_data
+def test_real_images_do_not_leak_and_no_two_of_them_agree(real_folder):
+    radiographs = load_radiographs(str(real_folder))
+    assert leak_audit(radiographs)["shared"] == []
+    for split in radiographs.values():
+        pixels = to_tensors(split, 64).images.flatten(1).numpy()
+        assert len(np.unique(pixels, axis=0)) == len(set(split["sha256"]))
+
+
+# ------------------------------------------------------------------------------------- sources
+
+
+@pytest.fixture
+def twins(radiographs, tmp_path):
+    generator = open_generator(TWIN, tmp_path, radiographs, 16, "squash")
+    synthesize(generator, 6, set_folder(tmp_path, TWIN, radiographs, 0))
+    synthesize(generator, 4, set_folder(tmp_path, TWIN, radiographs, 1), label=1)
+    return tmp_path
+
+
+def test_sets_of_both_classes_made_from_train_pass(twins, radiographs):
+    found = check_sources([TWIN], radiographs, twins, 16)
+    assert sum(found["files"].values()) == 10
+    assert len(found["files"]) == 2
+    assert "10 synthetic images in 2 sets: their generators saw images of" in found["sentence"]
+
+
+@pytest.mark.parametrize("split", ["train", "reference", "test", "hidden"])
+@pytest.mark.parametrize("how", ["bytes", "pixels"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_planted_real_image_is_found(twins, radiographs, split, how, listed):
+    folder = twins / "synthetic" / TWIN / "train"
+    row, path = radiographs[split][0], folder / "NORMAL" / "synthetic_000002.png"
+    path = path if listed else path.with_name("synthetic_000099.png")
+    if how == "bytes":
+        source = radiographs[split].data["image"][0]["path"].as_py()
+        shutil.copy(source, path)
+    else:
+        picture = images.decode(row["image"], 16)
+        Image.fromarray(picture[0].numpy()).save(path)
+    if listed:  # with a manifest that vouches for it
+        manifest = folder / "metadata.jsonl"
+        records = [json.loads(line) for line in manifest.read_text().splitlines()]
+        records[2]["sha256"] = results.file_hash(path)
+        manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(ValueError, match=rf"{path.name} is no synth.*{row['file_name']} \({split}"):
+        check_sources([TWIN], radiographs, twins, 16)
+
+
+def test_half_a_file_of_an_interrupted_run_is_no_real_image(twins, radiographs):
+    folder = twins / "synthetic" / TWIN / "train" / "NORMAL"
+    (folder / "synthetic_000006.png").write_bytes(first(folder.parents[1], "train", "NORMAL")
+                                                  .read_bytes()[:60])  # fmt: skip
+    assert sum(check_sources([TWIN], radiographs, twins, 16)["files"].values()) == 11
+
+
+def test_a_set_of_another_training_split_is_refused(twins, phantom_folder):
+    other = load_radiographs(str(phantom_folder))  # nothing hidden
+    with pytest.raises(ValueError, match="made by other weights than those of twin"):
+        check_sources([TWIN], other, twins, 16)
+
+
+# ----------------------------------------------------------------------------------- shortcuts
+
+
+def altered(folder, change):
+    """Every image through ``change(picture, label, random)``, in all three folders."""
+    random = np.random.default_rng(0)
+    for path in sorted(folder.rglob("*.jpeg")):
+        with Image.open(path) as picture:
+            picture.load()
+        change(picture, path.parent.name == "PNEUMONIA", random).save(path, quality=95)
+    return load_radiographs(str(folder))
+
+
+def noisy_grey(shift):
+    def change(picture, label, random):
+        grey = np.full((32, 32), random.normal(110 + shift * label, 15)).clip(0, 255)
+        return Image.fromarray((grey + random.normal(0, 3, (32, 32))).clip(0, 255).astype(np.uint8))
+
+    return change
+
+
+def noisy_size(shift):
+    def change(picture, label, random):
+        width, height = random.integers(40, 60, 2) + np.array([shift * label, 0])
+        return noisy_grey(0)(picture, label, random).resize((width, height))
+
+    return change
+
+
+def test_brightness_is_a_shortcut_where_one_class_is_brighter(folder):
+    found = shortcut_audit(altered(folder, noisy_grey(25)))
+    assert found["sizes"] == "all 32 x 32: not native"
+    assert list(found["validation"]) == ["brightness"]
+    assert found["validation"]["brightness"]["low"] > 0.5
+    assert found["sentence"].endswith("a shortcut.")
+    assert "test" not in found
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_size_is_a_shortcut_where_one_class_is_larger(folder):
+    radiographs = altered(folder, noisy_size(25))
+    found = shortcut_audit(radiographs, read_test=True)
+    for part in ("validation", "test"):
+        row = found[part]
+        assert list(row) == ["width", "height", "aspect", "brightness", "together"]
+        assert min(row[name]["low"] for name in ("width", "together")) > 0.5
+        assert row["brightness"]["low"] < 0.5 and row["height"]["low"] < 0.5
+    assert "width, height, aspect, brightness of an image alone" in found["sentence"]
+
+
+@pytest.mark.parametrize("change", [noisy_grey(0), noisy_size(0)])
+def test_no_shortcut_where_the_classes_are_equal(folder, change):
+    found = shortcut_audit(altered(folder, change))
+    for row in found["validation"].values():
+        assert row["low"] < 0.5 or row["auroc"] < 0.5
+    assert found["sentence"].endswith("no shortcut shown.")
+
+
+def test_auroc_interval_is_that_of_repeated_patients():
+    """Each patient four times must not narrow the interval; by image it would be halved."""
+    random = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    scores = random.normal(labels, 1.0)
+    once = auroc_interval(labels, scores, np.arange(80), 4000, 0)
+    rows = [np.repeat(each, 4) for each in (labels, scores, np.arange(80))]
+    again = auroc_interval(*rows, 4000, 0)
+    assert again == pytest.approx(once)
+    by_image = auroc_interval(*rows[:2], np.arange(320), 4000, 0)
+    assert by_image["high"] - by_image["low"] < 0.6 * (once["high"] - once["low"])
+    truth = 0.7602  # Phi(1 / sqrt 2)
+    assert once["low"] < truth < once["high"]

@@ -1,0 +1,238 @@
+"""What a comparison says: summaries, contrasts, the planned question, the verdict, its page."""
+
+import html
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chestx import comparison, results
+from chestx.augmentation import GROUPS, scored
+from chestx.data import RadiographTensors
+from chestx.figures import TITLES
+from chestx.figures.comparison import comparison_pictures
+from chestx.metrics.classification import prediction_interval
+from chestx.report import build_report
+
+PLAN = results.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
+FEW = PLAN | {"bootstrap": {"num_draws": 400, "seed": 0}}
+DATA = {
+    "kind": "real", "source": "chest_xray", "protocol": "fair", "fingerprint": "0",
+    "counts": {s: {"NORMAL": 40, "PNEUMONIA": 80} for s in ("train", "validation", "test")},
+    "skipped_files": {},
+}  # fmt: skip
+LABELS = np.repeat([0, 1], [40, 80])
+PATIENTS = [f"p{i // 2}" for i in range(120)]
+
+
+def units(arms, seeds=3, gains=None):
+    """Units as ``run_unit`` returns them, with planted gains of separation between the classes."""
+    made = []
+    for index, arm in enumerate(arms):
+        for seed in range(seeds):
+            shared = np.random.default_rng(seed).normal(size=(2, 120))
+            own = np.random.default_rng([seed, index]).normal(size=(2, 120))
+            separation = 1.6 + (gains or {}).get(arm, 0.0)
+            chances = 1 / (1 + np.exp(-(separation * LABELS + 0.9 * shared + 0.3 * own - 0.5)))
+            said = dict(zip(("validation", "test"), np.round(chances, 6).tolist()))
+            labels = dict.fromkeys(said, LABELS.tolist())
+            made.append(scored({"arm": arm, "seed": seed, "num_added": 40 * (arm != "original"),
+                                "steps": 12, "labels": labels, "probabilities": said}))  # fmt: skip
+    return made
+
+
+def result(group="main", seeds=3, gains=None, plan=FEW, data=DATA, **config):
+    """What 09 writes, from simulated units."""
+    own = units(GROUPS[group], seeds, gains)
+    found = comparison.compare(own, PATIENTS, plan, primary=group == "main")
+    found["exchange"] = comparison.exchange_rates(own, PATIENTS, plan)
+    values = {"num_epochs": 5, "num_epochs_ddpm": 3, "num_steps": 12} | config
+    return own, {"arms": comparison.summarize(own), "deck": [], "plan": plan, "data": data,
+                 "config": values, **found}  # fmt: skip
+
+
+def written(folder, group, seeds=3, deck=(), **changes):
+    """The same on disk, with its figures."""
+    own, made = result(group, seeds, **changes)
+    suffix = "fair" if group == "main" else f"fair_{group}"
+    test = RadiographTensors(torch.zeros(120, 1, 8, 8, dtype=torch.uint8), torch.tensor(LABELS))
+    pictures = comparison_pictures(
+        made["arms"], made, own, test, made["data"], list(deck), folder, suffix
+    )
+    about = {"figures": pictures, "deck": list(deck), "seconds": 1.0, "versions": {}}
+    path = folder / "comparison" / "fair" / group.replace("main", "") / "result.json"
+    results.write_json(path, made | about | {"finished_at": "2026-01-01T00:00:00"})
+
+
+def text_of(path):
+    page = re.sub(r"<[^>]+>", " ", re.sub(r'src="[^"]+"', "", path.read_text()))
+    return " ".join(html.unescape(page).split())
+
+
+def test_a_summary_has_all_seeds_and_both_thresholds():
+    own = units(("original", "cvae"), seeds=3)
+    row = comparison.summarize(own)[1]
+    values = [unit["test"]["auroc"] for unit in own if unit["arm"] == "cvae"]
+    assert row["test"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert row["test"]["auroc"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert [seed["auroc"] for seed in row["seeds"]] == values
+    assert np.sum(row["confusion"]) == pytest.approx(120)
+    assert sum(row["reliability"]["count"]) == 3 * 120
+    assert row["test_tuned"]["auroc"] == row["test"]["auroc"]  # no threshold moves it
+    assert row["test_tuned"]["recall"] != row["test"]["recall"]
+
+
+def test_planned_contrasts_are_found_and_adjusted_over_four():
+    """A planted gain and a planted harm are found; Holm multiplies the smallest p by four."""
+    _, made = result(seeds=5, gains={"cvae": -1.0, "ddpm_mended": 2.0})
+    rows = {c["a"]: c for c in made["primary"]}
+    assert list(rows) == PLAN["primary"]["arms"]
+    assert {(c["metric"], c["b"]) for c in rows.values()} == {("auroc", "duplicates")}
+    assert rows["ddpm_mended"]["verdict"] == "better"
+    assert rows["cvae"]["verdict"] == "worse"
+    smallest = min(rows.values(), key=lambda c: c["p"])
+    assert smallest["p_holm"] == pytest.approx(4 * smallest["p"])
+    for c in rows.values():
+        assert (c["verdict"] in ("better", "worse")) == (c["p_holm"] <= 0.05)
+    assert {c["b"] for c in made["contrasts"]} == {"original", "duplicates"}
+    assert {c["a"] for c in made["contrasts"]} == set(GROUPS["main"])
+    tests = made["mcnemar"]
+    assert len(tests) == 5 * (len(GROUPS["main"]) - 1)
+    assert all(row["p_holm"] >= row["p"] for row in tests)
+
+
+def test_holm_can_take_a_verdict_away():
+    """0 outside the 95 % interval, but p times four above 5 %: inconclusive."""
+    rows = [
+        {"a": arm, "b": "duplicates", "metric": "auroc", "threshold": "0.5", "p": 0.03,
+         "equivalent": False, "verdict": "better"}
+        for arm in PLAN["primary"]["arms"]
+    ]  # fmt: skip
+    planned = comparison.primary_contrasts(rows, PLAN["primary"])
+    assert [c["verdict"] for c in planned] == ["inconclusive"] * 4
+    assert [c["p_holm"] for c in planned] == pytest.approx([0.12] * 4)
+    assert rows[0]["verdict"] == "better"
+
+
+def test_seeds_that_an_arm_lacks_are_left_out():
+    own = units(("original", "cvae"), seeds=3)[:-1]
+    draws = comparison.resample(own, PATIENTS, FEW, tuned=False)
+    both = [unit["test"]["auroc"] for unit in own if unit["arm"] == "original"][:2]
+    assert draws["original"]["auroc"][0] == pytest.approx(np.mean(both))
+    with pytest.raises(ValueError, match="no seed was run in every arm"):
+        comparison.resample(own[:1] + own[-1:], PATIENTS, FEW, tuned=False)
+
+
+VERDICTS = ("better", "equivalent", "inconclusive", "worse")
+
+
+@pytest.mark.parametrize(
+    "kinds", [k for n in range(1, 5) for k in itertools.combinations(VERDICTS, n)], ids="-".join
+)
+def test_the_sentence_says_what_the_intervals_say(kinds):
+    """For every set of verdicts: the answer, every arm beside its own word, and the plan."""
+    primary = [
+        {"a": arm, "b": "duplicates", "metric": "auroc", "estimate": 0.01, "low": 0.0, "high": 0.02,
+         "margin": 0.01, "p_holm": 0.04, "verdict": verdict}
+        for arm, verdict in zip(PLAN["primary"]["arms"], itertools.cycle(kinds))
+    ]  # fmt: skip
+    seeds = [{"seed": s} for s in range(10)]
+    arms = [{"arm": arm, "seeds": seeds} for arm in GROUPS["main"]]
+    made = {"primary": primary, "contrasts": [], "exchange": [], "arms": arms, "plan": PLAN,
+            "data": DATA, "config": {}}  # fmt: skip
+    said = comparison.verdict_sentence(made, TITLES)
+    assert said.startswith("As planned: does synthetic data help? ")
+    answer, parts = said.removeprefix("As planned: does synthetic data help? ").split(": ", 1)
+    assert answer.startswith(
+        ("Yes" if kinds == ("better",) else "With some generators") if "better" in kinds
+        else {("worse",): "No, it makes things worse",
+              ("equivalent",): "No, what it changes is less than 0.01"}.get(kinds, "No evidence")
+    )  # fmt: skip
+    assert ("harm" in answer) == ("worse" in kinds and len(kinds) > 1)
+    blocks = parts.split("test is ")[1].split(" (fair")[0].split("; ")
+    assert [block.split(" with ")[0] for block in blocks] == list(kinds)
+    for row in primary:
+        (own,) = [block for block in blocks if block.startswith(row["verdict"])]
+        assert f"{TITLES[row['a']]} +0.010 [+0.000, +0.020], p 0.04" in own
+
+
+def test_departures_from_the_plan_are_said():
+    _, made = result(seeds=2, plan=FEW | {"num_seeds": 2})
+    assert comparison.deviations(made) == []
+    assert comparison.verdict_sentence(made, TITLES).startswith("As planned")
+    for changes, says in (
+        ({"data": DATA | {"kind": "phantom"}}, "phantom data"),
+        ({"data": DATA | {"protocol": "deck"}}, "deck protocol"),
+        ({"arms": [row | {"seeds": row["seeds"][:1]} for row in made["arms"]]}, "1 seed, not 2"),
+        ({"arms": [row for row in made["arms"] if row["arm"] != "cvae"]}, "without cvae"),
+        ({"config": {"limit": 60}}, "at most 60 images"),
+        ({"config": {"hide": 0.5}}, "hidden"),
+    ):
+        changed = made | changes
+        (phrase,) = comparison.deviations(changed)
+        assert says in phrase
+        said = comparison.verdict_sentence(changed, TITLES)
+        assert said.startswith(f"Rehearsal, not the plan ({phrase})")
+
+
+def test_the_exchange_rate_in_words():
+    """Determined where the hidden images help; not where they change nothing or harm."""
+    helps, nothing, harms = (
+        result("exchange", gains={"back_real": real, "back_synthetic": real / 2})[1]
+        for real in (2.0, 0.0, -1.5)
+    )
+    (rate,) = [r for r in helps["exchange"] if r["metric"] == "auroc" and "synth" in r["arm"]]
+    assert rate["determined"]
+    said = comparison.verdict_sentence(helps, TITLES)
+    assert f"one synthetic image is worth {rate['rate']:.2f} [{rate['low']:.2f}, " in said
+    assert said.startswith("Exploratory")
+    assert "is not determined" in comparison.verdict_sentence(nothing, TITLES)
+    said = comparison.verdict_sentence(harms, TITLES)
+    assert "there is no rate" in said
+    assert "worth" not in said
+
+
+def test_disagreements_are_those_of_the_generators():
+    own = units(GROUPS["main"], seeds=2)
+    found = comparison.disagreements(own)
+    assert list(found) == PLAN["primary"]["arms"]
+    by_arm = {u["arm"]: np.asarray(u["probabilities"]["test"]) for u in own if u["seed"] == 0}
+    for index in found["cvae"]["corrected"]:
+        assert (by_arm["original"][index] > 0.5) != LABELS[index]
+        assert (by_arm["cvae"][index] > 0.5) == LABELS[index]
+    assert comparison.disagreements(units(("cvae",), seeds=1)) == {}
+
+
+def test_the_page_of_all_groups(tmp_path):
+    """Every figure has its slide, the primary table its verdicts, the plan and the audit a line."""
+    deck = [row for row in comparison.DECK_RESULTS if row["arm"] == "cvae"]
+    written(tmp_path, "main", 2, deck=deck, gains={"cvae": -1.0}, data=DATA | {"kind": "phantom"})
+    written(tmp_path, "extended", 2)
+    written(tmp_path, "exchange", gains={"original": -1.5}, hide=0.5)
+    path = tmp_path / "comparison" / "fair" / "result.json"
+    results.write_json(path, results.read_json(path) | {"audit": {"sentence": "No leak <b>."}})
+    page = build_report(tmp_path, "quick")
+    text = text_of(page)
+    assert "More figures" not in text
+    assert page.read_text().count("<figure>") == len(list((tmp_path / "figures").glob("*.png")))
+    made = results.read_json(path)
+    for c in made["primary"]:
+        assert f"{TITLES[c['a']]} {c['estimate']:+.4f} [{c['low']:+.3f}, " in text
+    assert "does not follow that plan (phantom data; 2 seeds, not 10): a rehearsal" in text
+    assert PLAN["known_before"] in text
+    assert "No leak <b>." in text
+    assert "one trained generator per arm" in text
+    wide = [row.count("<td>") for row in page.read_text().split("<tr>")]
+    assert max(wide) <= 9
+    verdicts = results.read_json(tmp_path / "verdict.json")
+    assert list(verdicts) == ["comparison/fair", "comparison/fair/extended",
+                              "comparison/fair/exchange"]  # fmt: skip
+    for sentence in verdicts.values():
+        assert " ".join(sentence.split()) in text
+    (inside,) = re.findall(r"original \+ CVAE accuracy 0\.7532 .*? (inside|outside)", text)
+    mean = next(row for row in made["arms"] if row["arm"] == "cvae")["test"]["accuracy"]
+    low, high = prediction_interval(mean)
+    assert inside == ("inside" if low <= 0.7532 <= high else "outside")
