@@ -351,3 +351,26 @@ def ensemble(units: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         "test": classification_metrics(labels, said),
         "test_tuned": classification_metrics(labels, said, threshold) | {"threshold": threshold},
     }
+
+
+def verdict(
+    summary: dict[str, dict[str, dict[str, float]]], together: dict[str, dict[str, Any]], kind: str
+) -> str:
+    """What test said, in sentences: ``summary`` over seeds, ``together`` from ``ensemble``."""
+    names = {"accuracy": "accuracy", "specificity": "specificity", "recall": "sensitivity"}
+    said = [f"Test, {kind} data, {summary['test']['auroc']['n']} seeds, mean ± sd:"]
+    said += [
+        f"AUROC {_points(summary['test']['auroc'])} (ensemble {together['test']['auroc']:.3f})."
+    ]
+    for at, name in (("the threshold of shifted validation", "test_tuned"), ("0.5", "test")):
+        scores = [
+            f"{title} {_points(summary[name][score])} ({together[name][score]:.3f})"
+            for score, title in names.items()
+        ]
+        said.append(f"At {at}: {', '.join(scores)}.")
+    return " ".join(said)
+
+
+def _points(interval: dict[str, float]) -> str:
+    spread = "" if interval["sd"] is None else f" ± {interval['sd']:.3f}"
+    return f"{interval['mean']:.3f}{spread}"

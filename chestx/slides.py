@@ -278,6 +278,20 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
             "The deck's small network. Nearly all of its parameters sit in one linear layer.",
             (r"\mathcal{L} = -\ln p_\theta(y \mid x)",), ("08_cnn",), "classifier",
         ),
+        Slide(
+            "The best recipe, searched without test", "tuning", "13_tune",
+            "The same network, other ways to train it. Every recipe is judged on validation "
+            "images under sixteen shifts of framing and exposure, all copies pooled: is a "
+            "{positive} under one shift scored above the other class under any other? The "
+            "criterion was fixed before the search.",
+            (), ("13_recipes",), "tuning", in_deck=False,
+        ),
+        Slide(
+            "That recipe on test, once per seed", "tuning/final", "13_tune",
+            "Recipe and threshold come from shifted validation images. That framing matters at "
+            "all was known from probes of this test set, made before this project was written.",
+            numbers="final", in_deck=False,
+        ),
     ),
     "Does it help? The deck's protocol": (
         Slide(

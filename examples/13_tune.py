@@ -123,23 +123,21 @@ def test_once(config: Config, radiographs: data.Radiographs, settings: Classifie
         for seed in range(100, 100 + config.final_seeds)
     ]
     together, summary = recipe.ensemble(units), {}
-    for kind, at in (("test", "0.5"), ("test_tuned", "the threshold from shifted validation")):
+    for kind in ("test", "test_tuned"):
         names = [name for name in units[0][kind] if name != "confusion"]
         summary[kind] = {
             name: mean_interval([unit[kind][name] for unit in units]) for name in names
         }
-        print(f"{description['kind']} data, test, {len(units)} seeds, at {at}:")
-        for name in ("accuracy", "specificity", "recall", "auroc"):
-            print(
-                f"  {name:>11} {figures.plus_minus(summary[kind][name])}, "
-                f"ensemble {together[kind][name]:.4f}"
-            )
+    verdict = recipe.verdict(summary, together, description["kind"])
+    print(verdict)
+    folder = Path(config.output_dir) / "tuning" / "final"
+    about = {"verdict": verdict, "recipe": results.settings(chosen)}
+    results.write_json(folder / "recipe_verdict.json", about)  # for the README
     return results.save_result(
-        Path(config.output_dir) / "tuning" / "final", config, description,
-        {"recipe": results.settings(chosen), "seeds": len(units)},
+        folder, config, description, {"recipe": results.settings(chosen), "seeds": len(units)},
         sum(unit["seconds"] for unit in units), recipe=results.settings(chosen), **summary,
         ensemble=together, thresholds=[unit["validation"]["threshold"] for unit in units],
-        figures=[],
+        verdict=verdict, figures=[],
     )  # fmt: skip
 
 

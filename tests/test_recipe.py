@@ -2,15 +2,18 @@
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from chestx import augmentation, recipe, results
 from chestx.config import defaults
 from chestx.data import RadiographTensors, load_radiographs
 from chestx.recipe import NORMALIZE, SHIFTS, Recipe
+from chestx.report import build_report
 
 ROOT = Path(__file__).parents[1]
 DATA = {"limit": 60, "num_phantoms": 160}
@@ -81,6 +84,12 @@ def test_final_reads_test_once_per_seed_and_never_again(example, searched, monke
     assert (folder / "tuning/final/seed_100/result.json").read_bytes() == before
     assert again["test"] == result["test"]
     assert result["recipe"] == search_result["ranking"][0]["recipe"]
+    page = build_report(folder, "quick").read_text()
+    assert result["verdict"] in page
+    assert "More figures" not in page  # the ranking's has its slide
+    for heading in ("searched without test", "on test, once per seed"):
+        own = page[page.index(heading) :].split("</section>")[0]
+        assert "<table" in own
     # The ensemble is that of the stored probabilities, at the mean of the seeds' thresholds.
     units = [results.read_json(folder / f"tuning/final/seed_{s}/result.json") for s in (100, 101)]
     pair = recipe.ensemble(units)
@@ -103,10 +112,10 @@ def test_an_interrupted_search_goes_on_where_it_stopped(example, searched, tmp_p
     with pytest.raises(KeyboardInterrupt):
         run(example, tmp_path)
     first, trained = trained, []
-    run_again = run(example, tmp_path)
+    again = run(example, tmp_path)
     assert len(trained) == 2  # the second round, with two seeds
     assert not set(first) & set(trained)
-    assert run_again["ranking"] == searched[1]["ranking"]
+    assert again["ranking"] == searched[1]["ranking"]
     run(example, tmp_path)
     assert len(trained) == 2
 
@@ -143,6 +152,14 @@ def test_the_committed_recipe_is_the_first_of_its_search():
     assert content["criterion"] == recipe.CRITERION
     longest = [row for row in content["ranking"] if row["recipe"]["num_steps"] == chosen.num_steps]
     assert content["name"] == max(longest, key=lambda row: row["criterion"]["mean"])["name"]
+
+
+def test_the_readme_says_what_test_said():
+    said = results.read_json(ROOT / "examples" / "recipe_verdict.json")
+    text = " ".join(re.sub(r"^> ", "", (ROOT / "README.md").read_text(), flags=re.M).split())
+    assert said["verdict"] in text
+    recipes = results.read_json(ROOT / "examples" / "recipe.json")
+    assert said["recipe"] == recipes["recipe"]  # and it is the committed one that was tested
 
 
 def fake(name, one, seed, score):
@@ -225,6 +242,15 @@ def test_normalized_images_forget_exposure():
         assert first.abs().max() <= 1
         moved = (first - second).abs().mean()
         assert moved < 0.25 * (images - dimmer).abs().mean()
+
+
+def test_the_local_mean_is_that_of_a_square_cut_at_the_border():
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    mean, square = (
+        F.avg_pool2d(x, 9, 1, 4, count_include_pad=False) for x in (images, images.square())
+    )
+    expected = (images - mean) / (3 * (square - mean.square()).sqrt() + 0.1)
+    assert torch.allclose(NORMALIZE["local"](images), expected.clamp(-1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("balance", recipe.BALANCES)

@@ -382,5 +382,5 @@ def recipes(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("score on validation images\n")
     axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+    plain(axes)
     return figure

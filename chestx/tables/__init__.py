@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chestx.data import smaller_class
-from chestx.figures import TITLES
+from chestx.figures import TITLES, plus_minus
 from chestx.sources import FOLDERS
 
 Table = dict[str, Any]  # caption, header, rows
@@ -302,6 +302,38 @@ def _copies_table(result: dict[str, Any]) -> dict[str, Any]:
     return {"caption": caption, "header": header, "rows": rows}
 
 
+def _tuning_section(result: dict[str, Any]) -> Section:
+    rows = [
+        [
+            f"{row['name']}, {row['recipe']['num_steps']:,} steps",
+            len(row["seeds"]),
+            *(plus_minus(row[score]) for score in ("criterion", "auroc", "balanced_accuracy")),
+            *(f"{row[score]['mean']:.4f}" for score in ("plain_auroc", "plain_accuracy")),
+        ]
+        for row in result["ranking"]
+    ]
+    header = ["recipe", "seeds", "criterion", "AUROC, shifted", "balanced accuracy, shifted"]
+    header += ["AUROC, plain", "accuracy, plain"]
+    caption = "Validation images alone; mean and, over seeds, standard deviation."
+    return [], [{"caption": caption, "header": header, "rows": rows}]
+
+
+def _final_section(result: dict[str, Any]) -> Section:
+    scores = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+    scores |= {"specificity": "specificity", "recall": "sensitivity", "auroc": "AUROC"}
+    rows = [
+        [which, *(plus_minus(result[kind][one]) for one in scores)]
+        for which, kind in (("one network, 0.5", "test"), ("one, own threshold", "test_tuned"))
+    ]
+    rows += [
+        [which, *(f"{result['ensemble'][kind][one]:.4f}" for one in scores)]
+        for which, kind in (("ensemble, 0.5", "test"), ("ensemble, mean threshold", "test_tuned"))
+    ]
+    caption = f"Test, {result['test']['auroc']['n']} seeds that the search did not use."
+    table = {"caption": caption, "header": ["", *scores.values()], "rows": rows}
+    return [result["verdict"]], [table]
+
+
 MAKERS: dict[str, Callable[[dict[str, Any]], Section]] = {
     "evaluation": _evaluation_section,
     "brightness": _brightness_section,
@@ -313,4 +345,6 @@ MAKERS: dict[str, Callable[[dict[str, Any]], Section]] = {
     "parameters": _parameters_section,
     "synthesis": _synthesis_section,
     "classifier": _classifier_section,
+    "tuning": _tuning_section,
+    "final": _final_section,
 }
