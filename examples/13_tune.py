@@ -46,6 +46,12 @@ RECIPES = {
     ),
     "local_fast_framing_1": dataclasses.replace(local_fast, framing=1.0),
     "local_fast_framing_2": dataclasses.replace(local_fast, framing=2.0),
+    "local_fast_synthetic_smoothed": dataclasses.replace(
+        local_fast, balance="none", synthetic="ddpm_mended", label_smoothing=0.1
+    ),
+    "local_faster_synthetic": dataclasses.replace(
+        local_fast, balance="none", synthetic="ddpm_mended", learning_rate=6e-3
+    ),
 }
 
 
