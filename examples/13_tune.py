@@ -7,8 +7,8 @@
 The search sees train and validation alone: every recipe is judged on validation images under
 sixteen systematic shifts (`chestx/recipe.py`), the best go on with more steps and seeds. It leaves
 `tuning/recipe.json`; copied to `examples/recipe.json` and committed, that is what `--final`
-trains with ten new seeds. Expect half a minute with `--preset quick`, an hour for the search and
-half an hour for `--final` with `--preset laptop`. That framing matters at all was known from
+trains with ten new seeds. Expect half a minute with `--preset quick`, an hour for the search (on
+a shared machine) and 16 minutes for `--final` with `--preset laptop`. That framing matters at all was known from
 others' probes of test (README).
 """
 
