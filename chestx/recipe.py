@@ -294,7 +294,9 @@ def load_recipe(path: Path, data: str, settings: ClassifierSettings) -> Recipe:
     search, if another recipe ranks first in it, or if it was searched on other data or settings.
     """
     content = results.read_json(path)
-    again = "run `python examples/13_tune.py` with the same flags and commit the recipe it writes"
+    again = (
+        "search again with `python examples/13_tune.py`, commit its recipe or name --recipe-file"
+    )
     unmarked = {key: value for key, value in content.items() if key != "fingerprint"}
     if content.get("fingerprint") != results.fingerprint(unmarked):
         raise ValueError(f"{path} is not what a search wrote, somebody changed it; {again}")

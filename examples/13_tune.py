@@ -7,9 +7,9 @@
 The search sees train and validation alone: every recipe is judged on validation images under
 sixteen systematic shifts (`chestx/recipe.py`), the best go on with more steps and seeds. It leaves
 `tuning/recipe.json`; copied to `examples/recipe.json` and committed, that is what `--final`
-trains with ten new seeds. Expect half a minute with `--preset quick`, an hour for the search (on
-a shared machine) and 16 minutes for `--final` with `--preset laptop`. That framing matters at all was known from
-others' probes of test (README).
+trains with ten new seeds (`--recipe-file` names another). Expect half a minute with `--preset
+quick`; with `--preset laptop` an hour on a busy machine, and 16 minutes for `--final`. That
+framing matters at all was known from others' probes of test (README).
 """
 
 import dataclasses
