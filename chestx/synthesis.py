@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from chestx import images, results
 from chestx.config import generator_for
 from chestx.data import Radiographs, RadiographTensors, smaller_class
-from chestx.models import ConditionalVAE, EnhancedConditionalVAE
+from chestx.models import ConditionalVAE, EnhancedConditionalVAE, check_configs
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
@@ -73,6 +73,7 @@ def load_generator(
             f"{folder} holds no finished {name}; run `python examples/"
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
         )
+    check_configs(folder / "model")
     trained_on = set(results.read_json(folder / "trained_on.json"))
     counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
     classes = tuple(counts)
@@ -144,11 +145,10 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     path = folder / "train" / "metadata.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
+    complete = [line for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
     try:
         return [json.loads(line) for line in complete]
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
@@ -205,6 +205,7 @@ def synthesize(
             f"--overwrite, or choose another folder"
         )
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
+    results.hold(folder)
     (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
     whole_lines = "".join(json.dumps(record) + "\n" for record in records)

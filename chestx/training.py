@@ -232,6 +232,8 @@ def train(
     """
     check_config(config, train_data, validation_data)
     results.hold(output_dir)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
     with noted_signals() as signals, memory_named(config.batch_size):
         return _train(
             model, loss_fn, train_data, config, output_dir, validation_data, on_sample, resume,
@@ -240,18 +242,9 @@ def train(
 
 
 def _train(
-    model,
-    loss_fn,
-    train_data,
-    config,
-    output_dir,
-    validation_data,
-    on_sample,
-    resume,
-    identity,
-    description,
-    signals,
-):
+    model, loss_fn, train_data, config, output_dir, validation_data, on_sample, resume, identity,
+    description, signals,
+):  # fmt: skip
     AcceleratorState._reset_state()  # one process may train with bf16 first, then without
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,

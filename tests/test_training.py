@@ -149,7 +149,9 @@ def test_a_run_of_another_model_loss_or_data_is_not_passed_off_as_this_one(tmp_p
     config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
     with pytest.raises(KilledError):
         train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path, identity="a")
-    with pytest.raises(ValueError, match="model, loss and data: a there, b now"):
+    with pytest.raises(
+        ValueError, match=r"data: a ChestCNN of [\d,]+ parameters there, b ChestCNN"
+    ):
         train(build(), classifier_loss, data(), config, tmp_path, identity="b", resume=True)
 
 
