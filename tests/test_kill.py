@@ -212,7 +212,7 @@ def test_processes_that_are_killed_five_times(found, tmp_path):
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert start("run", "ddpm", tmp_path).wait(timeout=600) == 0
+    assert exit_code(forked(run, "ddpm", tmp_path)) == 0
     assert results.read_json(tmp_path / "final.json") == found["whole"]["ddpm"]
 
 
