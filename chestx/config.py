@@ -17,7 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+ERRORS = (ValueError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError)
+ERRORS += (SafetensorError,)  # what ends a script with one line
 PRESETS = ("quick", "laptop", "slides")
 
 
@@ -146,7 +149,7 @@ def run(main: Callable[[Any], Any], config_class: type, description: str) -> Non
             file=sys.stderr,
         )
         sys.exit(getattr(stop, "exit_code", 130))
-    except (ValueError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
+    except ERRORS as error:
         if os.environ.get("CHESTX_DEBUG"):
             raise
         sys.exit(f"error: {error}\n(CHESTX_DEBUG=1 shows where it came from)")

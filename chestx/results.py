@@ -62,22 +62,27 @@ def not_written(path: Path, size: int, error: OSError) -> OSError:
     )
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write text so that a reader sees the old file or the new one, never half of one.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one.
 
     OSError, with what is missing, if the disk is full or read-only.
     """
-    beside, encoded = path.with_name(f".{path.name}.{os.getpid()}"), content.encode()
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(beside, encoded)
+        write_synced(beside, content)
         beside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise not_written(path, len(encoded), error) from error
+        raise not_written(path, len(content), error) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """``write_bytes`` of text."""
+    write_bytes(path, content.encode())
 
 
 HELD: dict[Path, int] = {}  # folder -> the process that holds it

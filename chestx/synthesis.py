@@ -79,12 +79,13 @@ def load_generator(
     classes = tuple(counts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name in VAES:
-        model = VAES[name].from_pretrained(folder / "model").to(device).eval()
+        model = VAES[name].from_pretrained(folder / "model", use_safetensors=True).to(device).eval()
         weights = folder / "model" / "diffusion_pytorch_model.safetensors"
         settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
         size, sample = model.config.image_size, model.sample
     else:
-        pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
+        pipeline = RadiographPipeline.from_pretrained(folder / "model", use_safetensors=True)
+        pipeline.to(device)
         sample, settings = pipeline_sampler(
             pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
         )
