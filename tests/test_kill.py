@@ -30,6 +30,8 @@ CONFIG = TrainingConfig(
     save_every_seconds=0,
 )  # fmt: skip
 
+NUM_STEPS = 9
+
 
 def run(name: str, folder: Path, pause: float = 0.0) -> None:
     """Train, or go on with it; note every step that begins; at the end write down the weights."""
@@ -112,8 +114,12 @@ def kills(folder: Path, num_kills: int, seed: int) -> dict[str, int]:
         while True:
             stood, before = saved_step(own), begun(own)
             pid = forked(run, name, own)
-            limit = rng.uniform(0, seconds) if left else 600
-            if (code := exit_code(pid, limit)) is None:
+            # After some of the steps that are left and some of the time that one takes.
+            steps, delay = rng.randint(0, NUM_STEPS - stood), rng.uniform(0, seconds / NUM_STEPS)
+            code = None
+            while left and code is None and begun(own) < before + steps:
+                code = exit_code(pid, 0.001)
+            if code is None and (code := exit_code(pid, delay if left else 600)) is None:
                 os.kill(pid, signal.SIGKILL)
                 code = exit_code(pid)
             if code == 0:  # perhaps an instant before the kill
@@ -196,7 +202,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(name, code, found):
     """The second signal ends at once; the terminal's double one counts once."""
     stopped = found[name]
     assert stopped["code"] == stopped["code of the impatient"] == code
-    assert stopped["saved"] == stopped["begun"] < 9
+    assert stopped["saved"] == stopped["begun"] < NUM_STEPS
     said = f"stopped by {name}: train is saved at step {stopped['saved']} in "
     assert said in stopped["said"] and "the same command with --resume" in stopped["said"]
     assert stopped["weights"] == found["whole"]["classifier"]
