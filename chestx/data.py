@@ -9,7 +9,6 @@ the Kaggle set ``paultimothymooney/chest-xray-pneumonia``.
 """
 
 import itertools
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +18,7 @@ import datasets
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -357,8 +356,5 @@ def to_tensors(split: datasets.Dataset, image_size: int, resize: str = "squash")
             print(f"{cached} is damaged ({error}); decoding again")
     bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
     pixels = torch.stack([images.decode(image, image_size, resize) for image in bar])
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    beside = cached.with_name(f".{cached.name}.{os.getpid()}")
-    save_file({"images": pixels}, beside)
-    beside.replace(cached)
+    results.write_bytes(cached, save({"images": pixels}))
     return RadiographTensors(pixels, labels)

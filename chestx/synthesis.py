@@ -25,7 +25,7 @@ from chestx.data import (
     smaller_class,
     to_tensors,
 )
-from chestx.models import ConditionalVAE, EnhancedConditionalVAE
+from chestx.models import ConditionalVAE, EnhancedConditionalVAE, check_configs
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
@@ -81,17 +81,19 @@ def load_generator(
             f"{folder} holds no finished {name}; run `python examples/"
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
         )
+    check_configs(folder / "model")
     trained_on = set(results.read_json(folder / "trained_on.json"))
     counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
     classes = tuple(counts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name in VAES:
-        model = VAES[name].from_pretrained(folder / "model").to(device).eval()
+        model = VAES[name].from_pretrained(folder / "model", use_safetensors=True).to(device).eval()
         weights = folder / "model" / "diffusion_pytorch_model.safetensors"
         settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
         size, sample = model.config.image_size, model.sample
     else:
-        pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
+        pipeline = RadiographPipeline.from_pretrained(folder / "model", use_safetensors=True)
+        pipeline.to(device)
         sample, settings = pipeline_sampler(
             pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
         )
@@ -212,11 +214,10 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     path = folder / "train" / "metadata.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
+    complete = [line for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
     try:
         return [json.loads(line) for line in complete]
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
@@ -284,6 +285,7 @@ def synthesize(
             f"--overwrite, or choose another folder"
         )
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
+    results.hold(folder)
     (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
     manifest = folder / "train" / "metadata.jsonl"
     whole_lines = "".join(json.dumps(record) + "\n" for record in records)

@@ -4,9 +4,13 @@ They differ only in ``loss_fn(model, batch) -> (loss, {"name": tensor})``. Every
 step k depends on (seed, process, k) alone, so an interrupted run goes on exactly as it would have.
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +25,14 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from chestx import checkpoint, results
-from chestx.config import generator_for, seed_sequence
+from chestx.config import Interrupted, generator_for, seed_sequence
 from chestx.data import RadiographTensors
 
 LossFn = Callable[
     [torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]
 ]
 TRAINING, VALIDATION, SHUFFLE = range(3)  # streams of random numbers
+FULL_MEMORY = re.compile("out of memory|not enough memory|an't allocate memory|ALLOC_FAILED")
 
 
 @dataclasses.dataclass
@@ -115,20 +120,23 @@ def resume_from(folder: Path, config: TrainingConfig, identity: str) -> Path | N
     An unfinished run of another configuration raises ValueError with the fields that differ; a
     finished one is replaced.
     """
-    checkpoints = checkpoint.list_checkpoints(folder)
-    if not checkpoints:
+    found = checkpoint.newest(folder)
+    if not found:
         return None
-    progress = checkpoint.load_progress(checkpoints[-1])
+    path, progress = found
     theirs = progress["config"] | {"model, loss and data": progress["identity"]}
     mine = dataclasses.asdict(config) | {"model, loss and data": identity}
-    mine["sample_epochs"] = list(config.sample_epochs)
+    mine["sample_epochs"] = list(config.sample_epochs)  # as JSON has it
     differ = [
         f"{name}: {theirs.get(name)} there, {value} now"
         for name, value in mine.items()
         if name != "save_every_seconds" and theirs.get(name) != value
     ]
     if not differ:
-        return checkpoints[-1]
+        for name, now in checkpoint.made_with().items():
+            if (then := progress["made_with"].get(name)) != now:
+                print(f"{path}: {name} {then} there, {now} now: the last bits may differ")
+        return path
     if not progress["finished"]:
         raise ValueError(
             f"{folder} holds an unfinished run of another configuration ({'; '.join(differ)}); "
@@ -136,6 +144,64 @@ def resume_from(folder: Path, config: TrainingConfig, identity: str) -> Path | N
         )
     print(f"{folder}: replacing a finished run of other settings ({'; '.join(differ)})")
     return None
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into a list, so that the step they fall into is finished and saved.
+
+    A second one, at least a second later (launchers send one twice), does what it did before.
+    """
+    noted, before, first = [], {}, math.inf
+
+    def note(signal_number: int, frame: Any) -> None:
+        nonlocal first
+        if time.monotonic() > first + 1:
+            signal.signal(signal_number, before[signal_number])
+            signal.raise_signal(signal_number)
+        first = min(first, time.monotonic())
+        noted.append(signal_number)
+
+    if threading.current_thread() is threading.main_thread():  # Python allows it there alone
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def memory_named(batch_size: int) -> Iterator[None]:
+    """Memory that is full, on a GPU or a CPU, becomes a MemoryError with the batch size to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not FULL_MEMORY.search(str(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        advice = f"batch_size={batch_size // 2}" if batch_size > 1 else "smaller images"
+        raise MemoryError(
+            f"batch_size={batch_size} does not fit into the memory ({reason}); try {advice} in "
+            f"another --output-dir, or free memory and go on with --resume"
+        ) from error
+
+
+def not_finite(
+    what: str, value: float, now: dict[str, Any], config: TrainingConfig, description: str
+) -> FloatingPointError:
+    """The error to raise for a number that is NaN or infinite; the last checkpoint is sound."""
+    return FloatingPointError(
+        f"{description}: the {what} is {value} at step {now['step']}; try a smaller "
+        f"learning_rate than {config.learning_rate} in another --output-dir"
+    )
+
+
+def any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether ``flag`` is true in any process; all of them must ask at the same time."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
 
 
 def train(
@@ -160,9 +226,25 @@ def train(
     stands for what ``config`` does not know (model, loss, data): with ``resume`` a checkpoint of
     another identity is no more continued than one of another configuration.
 
-    Raises FloatingPointError, naming the step, when the loss is NaN or infinite.
+    Raises FloatingPointError, naming the step, when the loss is NaN or infinite, MemoryError with
+    the batch size to try, OSError if another process writes to ``output_dir`` or a checkpoint
+    cannot be written, and, once the step is finished and saved, Interrupted for SIGINT or SIGTERM.
     """
     check_config(config, train_data, validation_data)
+    results.hold(output_dir)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
+    with noted_signals() as signals, memory_named(config.batch_size):
+        return _train(
+            model, loss_fn, train_data, config, output_dir, validation_data, on_sample, resume,
+            identity, description, signals,
+        )  # fmt: skip
+
+
+def _train(
+    model, loss_fn, train_data, config, output_dir, validation_data, on_sample, resume, identity,
+    description, signals,
+):  # fmt: skip
     AcceleratorState._reset_state()  # one process may train with bf16 first, then without
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -216,13 +298,25 @@ def train(
         best = weights.get("best", {})
         accelerator.print(f"{description}: resumed at step {now['step']} from {path}")
     elif main:  # nothing of an earlier run may be taken for this one's
+        checkpoint.set_aside(folder)
         for leftover in (folder, Path(output_dir) / "samples"):
             shutil.rmtree(leftover, ignore_errors=True)
         (Path(output_dir) / "result.json").unlink(missing_ok=True)
 
-    def save() -> None:
-        if not main:
+    def save(finished: bool = False) -> None:
+        nonlocal saved
+        stop = any_process(bool(signals), accelerator)
+        if not (finished or stop or time.monotonic() - saved > config.save_every_seconds):
             return
+        if main:
+            write_checkpoint()
+        saved = time.monotonic()
+        if stop:
+            accelerator.wait_for_everyone()
+            where = f": {description} is saved at step {now['step']} in {folder}"
+            raise Interrupted(signals[0] if signals else signal.SIGTERM, where)
+
+    def write_checkpoint() -> None:
         weights = {"model": raw_model.state_dict()} | ({"best": best} if best else {})
         state = {"optimizer": optimizer.state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
         state |= {"ema": ema.state_dict()} if ema else {}
@@ -243,12 +337,11 @@ def train(
             )
             loss, logs = loss_fn(model, batch)
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"{description}: the loss is {loss.item()} at step {now['step']} (epoch "
-                    f"{now['epoch'] + 1}); try a smaller learning_rate than {config.learning_rate}"
-                )
+                raise not_finite("loss", loss.item(), now, config, description)
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            if accelerator.scaler is None and not torch.isfinite(norm):  # fp16 skips such steps
+                raise not_finite("gradient's norm", norm.item(), now, config, description)
             optimizer.step()
             lr_scheduler.step()
             optimizer.zero_grad()
@@ -266,9 +359,7 @@ def train(
             bar.set_postfix(loss=f"{loss.item():.4g}", images_per_s=f"{speed:.0f}", refresh=False)
             if now["step"] >= num_steps:
                 break
-            if time.monotonic() - saved > config.save_every_seconds:
-                save()
-                saved = time.monotonic()
+            save()
 
         # The epoch is over: evaluate, keep the best, sample, log, save.
         row = {"epoch": now["epoch"] + 1, "step": now["step"], "lr": lr_scheduler.get_last_lr()[0]}
@@ -282,10 +373,7 @@ def train(
             scores = validate(model, loss_fn, validation_loader, config.seed, accelerator)
             row["validation"], better = scores, scores["loss"] < now["best"]
             if not math.isfinite(scores["loss"]):
-                raise FloatingPointError(
-                    f"{description}: the validation loss is {scores['loss']} after step "
-                    f"{now['step']}; try a smaller learning_rate than {config.learning_rate}"
-                )
+                raise not_finite("validation loss", scores["loss"], now, config, description)
             now["worse"] = 0 if better else now["worse"] + 1
             now["best"] = min(now["best"], scores["loss"])
             if better and config.patience:
@@ -301,9 +389,7 @@ def train(
         now["seconds"] = time.monotonic() - started
         if main:
             results.write_json(Path(output_dir) / "history.json", now["history"])
-        if now["finished"] or time.monotonic() - saved > config.save_every_seconds:
-            save()
-            saved = time.monotonic()
+        save(now["finished"])
 
     if ema:
         ema.copy_to(parameters)
