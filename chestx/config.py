@@ -6,7 +6,9 @@ flags. A flag given on the command line beats the preset.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import sys
 import types
@@ -16,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 PRESETS = ("quick", "laptop", "slides")
 
@@ -116,11 +119,27 @@ def parse(config_class: type, argv: list[str] | None = None, description: str = 
     return config_class(**vars(parser.parse_args(argv)))
 
 
+def processes() -> PartialState:
+    """The processes that torchrun or ``accelerate launch`` started, joined at the first call.
+
+    ``is_main_process``, ``wait_for_everyone()`` and so on; without a launcher there is one.
+    """
+    launched = "LOCAL_RANK" in os.environ
+    return PartialState(cpu=launched and not torch.cuda.is_available())  # else each is alone
+
+
 def run(main: Callable[[Any], Any], config_class: type, description: str) -> None:
-    """What a script does when it is started: flags, then ``main``; errors end with one line."""
+    """What a script does when it is started: flags, then ``main``; errors end with one line.
+
+    Started by torchrun or ``accelerate launch``, every process runs ``main``. ``train`` and
+    ``synthesize`` share the work among them; only the main process prints and writes.
+    """
     config = parse(config_class, description=description)
+    state = processes()
     try:
-        main(config)
+        with contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()):
+            main(config)
+        state.destroy_process_group()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command with --resume goes on from the last checkpoint")
     except (ValueError, OSError, ImportError) as error:

@@ -10,7 +10,6 @@ reads them. `--protocol deck` needs more of them and adds the others. Expect a m
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -77,12 +76,10 @@ def main(config: Config) -> dict:
         before = time.monotonic()
         target = folders[generator.name]
         same = synthesis.same_settings(generator, target, config.seed, class_name)
-        if config.overwrite and not same:
-            shutil.rmtree(target)
-        already = len(synthesis.read_manifest(target))
+        already = len(synthesis.read_manifest(target)) if same else 0
         synthesis.synthesize(
             generator, num_images, target, label=label, class_names=radiographs.class_names,
-            seed=config.seed, batch_size=config.batch_size,
+            seed=config.seed, batch_size=config.batch_size, overwrite=config.overwrite,
         )  # fmt: skip
         sets[generator.name] = synthesis.load_synthetic(
             target, num_images, generator.image_size, radiographs.class_names
