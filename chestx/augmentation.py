@@ -1,12 +1,13 @@
-"""The experiment: arms x seeds, a classifier on real images against real + synthetic ones.
+"""The experiment: arms x seeds, one classifier, many ways to make its training set.
 
-An arm is a way to make the training set; a unit is one arm with one seed. The same seed means the
-same initial weights in every arm; the order of the images differs where the sets differ in size.
-Units are written one by one, so a comparison can be interrupted. Every reading of the test split
-goes through ``run_unit`` and into the ledger.
+An arm is a way to make the training set or to train on it; a unit is one arm with one seed. The
+same seed means the same initial weights in every arm; the order of the images differs where the
+sets differ in size. Units are written one by one, so a comparison can be interrupted. Every
+reading of the test split goes through ``run_unit`` and into the ledger.
 """
 
 import dataclasses
+import math
 import shutil
 import time
 from pathlib import Path
@@ -16,13 +17,74 @@ import numpy as np
 import torch
 
 from chestx import results, synthesis
-from chestx.config import option
+from chestx.config import option, processes
 from chestx.data import Radiographs, RadiographTensors, missing_images, to_tensors
-from chestx.metrics.classification import classification_metrics, mean_interval
-from chestx.models.classifier import ChestCNN, classifier_loss
+from chestx.framing import Framing
+from chestx.metrics.classification import (
+    choose_threshold,
+    classification_metrics,
+    mean_interval,
+)
+from chestx.models.classifier import ChestCNN, ClassifierLoss
 from chestx.training import TrainingConfig, train
 
-ARMS = ("original", *synthesis.GENERATORS)
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What an arm does beyond training on the real images; ``Arm()`` does nothing.
+
+    ``adds``: where the images come from that are added to the smaller class: "" for none, the
+    name of a generator, "duplicates" for the real ones once more, "hidden" for those that
+    ``--hide`` left out. ``share``: how many, as a share of those that are missing for a balance;
+    0 means as many as are hidden.
+    """
+
+    adds: str = ""
+    share: float = 1.0
+    both_classes: bool = False  # as many synthetic images of the larger class too
+    pretrain: bool = False  # half of the steps on synthetic images, the rest on real ones alone
+    augment: bool = False  # classical: framing and intensity, per image
+    class_weights: bool = False
+    logit_adjustment: bool = False
+
+    @property
+    def generator(self) -> str:
+        """The generator that the arm needs, "" if it needs none."""
+        return "" if self.adds in ("duplicates", "hidden") else self.adds
+
+
+BEST = "ddpm_mended"  # of the learned generators, by KID on validation images (05, 07)
+CONTROLS = {
+    "original": Arm(),
+    "class_weights": Arm(class_weights=True),
+    "classical": Arm(augment=True),
+    "duplicates": Arm("duplicates"),
+}
+SYNTHETIC = {name: Arm(name) for name in synthesis.GENERATORS}
+MAIN = CONTROLS | SYNTHETIC | {"classical_best": Arm(BEST, augment=True)}
+EXTENDED = {
+    "twin": Arm(synthesis.TWIN),
+    "logit_adjustment": Arm(logit_adjustment=True),
+    "best_25": Arm(BEST, 0.25),
+    "best_50": Arm(BEST, 0.5),
+    "best_200": Arm(BEST, 2.0),
+    "best_300": Arm(BEST, 3.0),
+    "cvae_both": Arm("cvae", both_classes=True),
+    "twin_both": Arm(synthesis.TWIN, both_classes=True),
+    "pretrained": Arm(BEST, pretrain=True),
+}
+EXCHANGE = {
+    "back_synthetic": Arm(BEST, 0.0),
+    "back_duplicates": Arm("duplicates", 0.0),
+    "back_real": Arm("hidden", 0.0),
+}
+ARMS = MAIN | EXTENDED | EXCHANGE
+GROUPS = {
+    "main": tuple(MAIN),
+    "deck": ("original", *SYNTHETIC),
+    "extended": ("original", "duplicates", BEST, *EXTENDED),
+    "exchange": ("original", *EXCHANGE),
+}
 
 # What the slides report: single runs, each on the 624 test images.
 DECK_RESULTS = (
@@ -82,42 +144,77 @@ def real_tensors(radiographs: Radiographs, split: str, settings: ClassifierSetti
     return tensors.resized(settings.classifier_image_size)
 
 
-def synthetic_set(
-    arm: str, radiographs: Radiographs, settings: ClassifierSettings, output_dir: Path
-) -> tuple[RadiographTensors | None, dict[str, Any]]:
-    """(the synthetic images that balance the arm's training set, what identifies them).
+def synthetic_images(
+    name: str,
+    count: int,
+    radiographs: Radiographs,
+    settings: ClassifierSettings,
+    output_dir: Path,
+    label: int,
+) -> tuple[RadiographTensors, dict[str, Any]]:
+    """(the first ``count`` images of class ``label`` that 06 made, what identifies them).
 
-    The number of images is what balances the classes, computed from the training split. The
-    manifest's images pass through the same sizes as real ones. None for the original arm. Raises
-    ValueError if step 06 made the set for other data, sizes or weights.
+    At the generator's size. Raises ValueError if there are too few, if the generator saw an image
+    on which something is judged, or if the set was made with other weights, data or sizes.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm={arm!r} is unknown; choose from {ARMS}")
-    if arm == "original":
-        return None, {}
-    made = results.load_result(
-        Path(output_dir) / "synthesis" / settings.protocol, "06_generate_synthetic.py"
-    )
-    _, count = missing_images(radiographs["train"]["label"])
-    folder = Path(output_dir) / "synthetic" / arm
+    size = settings.generator_image_size
+    generator = synthesis.open_generator(name, output_dir, radiographs, size, settings.resize)
+    folder = synthesis.set_folder(output_dir, name, radiographs, label)
     records = synthesis.read_manifest(folder)[:count]
-    facts = {
-        "data": (made["data"]["fingerprint"], radiographs.describe()["fingerprint"]),
-        "image_size": (made["config"]["image_size"], settings.generator_image_size),
-        "resize": (made["config"]["resize"], settings.resize),
-        "weights": (made["inputs"].get(arm), records[0]["checkpoint"] if records else None),
-    }
-    if differ := [f"{name}: {a} there, {b} here" for name, (a, b) in facts.items() if a != b]:
+    if {record["checkpoint"] for record in records} - {generator.checkpoint}:
         raise ValueError(
-            f"{folder} was not made for this comparison ({'; '.join(differ)}); run "
-            f"`python examples/06_generate_synthetic.py` with the same flags first"
+            f"{folder} was made by other weights than those of {name} here; run "
+            f"`python examples/06_generate_synthetic.py --overwrite` with the same flags first"
         )
+    tensors = synthesis.load_synthetic(folder, count, size, radiographs.class_names)
     hashes = [record["sha256"] for record in records]
-    tensors = synthesis.load_synthetic(
-        folder, count, settings.generator_image_size, radiographs.class_names
+    return tensors, {"synthetic": results.fingerprint(hashes), "num_synthetic": count}
+
+
+def added_images(
+    name: str, radiographs: Radiographs, settings: ClassifierSettings, output_dir: Path
+) -> tuple[RadiographTensors | None, dict[str, Any]]:
+    """(the images that an arm adds to the real ones, at the classifier's size; what they are).
+
+    Their number follows from the training split and the arm's share; None if it adds none.
+    Duplicates are taken in turn, so that no real image appears twice more than another.
+    """
+    if name not in ARMS:
+        raise ValueError(f"arm={name!r} is unknown; choose from {tuple(ARMS)}")
+    arm = ARMS[name]
+    label, missing = missing_images(radiographs["train"]["label"])
+    hidden = len(radiographs["hidden"]) if "hidden" in radiographs else 0
+    count = round(arm.share * missing) if arm.share else hidden
+    if not arm.adds:
+        return None, {}
+    if count < 1:
+        what = "add --hide 0.5" if not arm.share else "the classes are balanced"
+        raise ValueError(f"arm={name!r} has no image to add: {what}")
+    size = settings.classifier_image_size
+    if arm.adds == "hidden":
+        return real_tensors(radiographs, "hidden", settings), {"num_hidden": count}
+    if arm.adds == "duplicates":
+        own = real_tensors(radiographs, "train", settings).of_class(label)
+        turns = torch.arange(count) % len(own)
+        return RadiographTensors(own.images[turns], own.labels[turns]), {"num_duplicates": count}
+    made = synthetic_images(arm.adds, count, radiographs, settings, output_dir, label)
+    tensors, identity = made[0].resized(size), made[1]
+    if arm.both_classes:
+        more = synthetic_images(arm.adds, count, radiographs, settings, output_dir, 1 - label)
+        tensors, identity = tensors.joined(more[0].resized(size)), identity | {"other": more[1]}
+    return tensors, identity
+
+
+def arm_loss(arm: Arm, labels: torch.Tensor) -> ClassifierLoss:
+    """The loss with which an arm trains on images of these ``labels`` (N,)."""
+    counts = torch.bincount(labels, minlength=2).tolist()
+    balanced = tuple(len(labels) / (len(counts) * max(count, 1)) for count in counts)
+    priors = tuple(math.log(max(count, 1) / len(labels)) for count in counts)
+    return ClassifierLoss(
+        augment=Framing() if arm.augment else None,
+        class_weights=balanced if arm.class_weights else (),
+        log_priors=priors if arm.logit_adjustment else (),
     )
-    identity = {"synthetic": results.fingerprint(hashes), "num_synthetic": count}
-    return tensors.resized(settings.classifier_image_size), identity
 
 
 @torch.inference_mode()
@@ -131,57 +228,103 @@ def predict(model: ChestCNN, data: RadiographTensors, batch_size: int = 256) -> 
     return torch.cat(chunks).float().softmax(1)[:, 1].cpu().numpy()
 
 
+def scored(unit: dict[str, Any]) -> dict[str, Any]:
+    """A unit with the metrics of its probabilities, so that none of them is stored.
+
+    ``test`` and ``validation`` at threshold 0.5; ``test_tuned`` at the threshold that validation
+    chooses (``choose_threshold``), ``threshold``.
+    """
+    truth, said = unit["labels"], unit["probabilities"]
+    threshold = choose_threshold(truth["validation"], said["validation"])
+    return unit | {
+        "threshold": threshold,
+        "test": classification_metrics(truth["test"], said["test"]),
+        "test_tuned": classification_metrics(truth["test"], said["test"], threshold),
+        "validation": classification_metrics(truth["validation"], said["validation"]),
+    }
+
+
 def run_unit(
     arm: str,
     seed: int,
     settings: ClassifierSettings,
     radiographs: Radiographs,
-    synthetic: tuple[RadiographTensors | None, dict[str, Any]],
+    added: tuple[RadiographTensors | None, dict[str, Any]],
     output_dir: Path,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train one arm with one seed, read test once, write ``result.json`` and the model.
 
-    Returns the result: metrics on validation and test, the test probabilities, history.
+    ``added`` is what ``added_images`` returns, or any other images; an ``arm`` that is not in
+    ``ARMS`` trains on them as the generators' arms do. Returns the result, ``scored``.
     """
     folder = Path(output_dir) / "comparison" / settings.protocol / arm / f"seed_{seed}"
-    images, identity = synthetic
+    spec, (images, identity) = ARMS.get(arm, Arm()), added
     data, inputs = radiographs.describe(), {"arm": arm, "seed": seed, **identity}
+    if spec != Arm(spec.adds):  # what a plain arm with added images does not say
+        inputs["spec"] = dataclasses.asdict(spec)
     if resume and (done := results.finished(folder, settings, data, inputs)):
-        return done
+        return scored(done)
     started = time.monotonic()
-    train_data = real_tensors(radiographs, "train", settings)
-    num_real = len(train_data)
-    if images is not None:
-        train_data = train_data.joined(images)
+    real = real_tensors(radiographs, "train", settings)
+    train_data = real if images is None else real.joined(images)
     validation_data = real_tensors(radiographs, "validation", settings)
 
     torch.manual_seed(seed)
     model = ChestCNN(settings.classifier_image_size)
-    history = train(
-        model, classifier_loss, train_data, settings.training_config(arm, seed), folder,
-        validation_data=validation_data, resume=resume, description=f"{arm}, seed {seed}",
-        identity=results.identity(settings, data, inputs),
-    )  # fmt: skip
-    model.save_pretrained(folder / "model", safe_serialization=True)
+    stages = {"": (train_data, settings.training_config(arm, seed))}
+    if spec.pretrain:
+        stages = pretraining(settings.training_config(arm, seed), real, images)
+    history = []
+    for stage, (stage_data, config) in stages.items():
+        history += train(
+            model, arm_loss(spec, stage_data.labels), stage_data, config, folder / stage,
+            validation_data=validation_data, resume=resume,
+            description=f"{arm}, seed {seed} {stage}".rstrip(),
+            identity=results.identity(settings, data, inputs),
+        )  # fmt: skip
+    if processes().is_main_process:
+        model.save_pretrained(folder / "model", safe_serialization=True)
 
-    test_data = real_tensors(radiographs, "test", settings)
+    splits = {"validation": validation_data, "test": real_tensors(radiographs, "test", settings)}
     results.append_ledger(
         Path(output_dir) / "ledger.jsonl", arm=arm, seed=seed, protocol=settings.protocol,
         data=data["fingerprint"], config=results.fingerprint(results.settings(settings), inputs),
     )  # fmt: skip
-    probabilities = predict(model, test_data)
-    validation = predict(model, validation_data)
+    probabilities = {
+        name: [round(float(p), 6) for p in predict(model, split)] for name, split in splits.items()
+    }
     result = results.save_result(
         folder, settings, data, inputs, time.monotonic() - started,
-        arm=arm, seed=seed, num_real=num_real, num_synthetic=len(train_data) - num_real,
-        steps=history[-1]["step"],
-        test=classification_metrics(test_data.labels.numpy(), probabilities),
-        validation=classification_metrics(validation_data.labels.numpy(), validation),
-        test_probabilities=[round(float(p), 6) for p in probabilities], history=history,
+        arm=arm, seed=seed, num_real=len(real), num_added=len(train_data) - len(real),
+        steps=sum(config.max_steps for _, config in stages.values()) or history[-1]["step"],
+        labels={name: split.labels.tolist() for name, split in splits.items()},
+        probabilities=probabilities, history=history,
     )  # fmt: skip
-    shutil.rmtree(folder / "checkpoints")
-    return result
+    for stage in stages if processes().is_main_process else ():
+        shutil.rmtree(folder / stage / "checkpoints")
+    return scored(result)
+
+
+def pretraining(
+    config: TrainingConfig, real: RadiographTensors, synthetic: RadiographTensors
+) -> dict[str, tuple[RadiographTensors, TrainingConfig]]:
+    """Two trainings in place of one, each of half of the steps: synthetic, then real images.
+
+    A class that the generator does not make is real in both.
+    """
+    made = set(synthetic.labels.tolist())
+    others = [real.of_class(label) for label in set(real.labels.tolist()) - made]
+    first = synthetic
+    for images in others:
+        first = first.joined(images)
+    half = config.max_steps // 2
+    if not half:
+        raise ValueError("pretraining needs a number of steps: --protocol fair")
+    return {
+        "pretraining": (first, dataclasses.replace(config, max_steps=half)),
+        "finetuning": (real, dataclasses.replace(config, max_steps=config.max_steps - half)),
+    }
 
 
 def summarize(units: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -67,6 +67,9 @@ class CommonConfig:
         "squash", "make images square by squashing, as in the deck, or by black borders"
     )
     limit: int = option(0, "at most so many images per split, classes in proportion; 0 for all")
+    hide: float = option(
+        0.0, "share of the smaller class's training patients to hide, see 09 --arms exchange", False
+    )  # the data's fingerprint knows
     num_phantoms: int = option(800, "phantoms in the train folder, if data are phantoms", False)
     skip_bad_files: bool = option(False, "go on without unreadable files and list them", False)
     seed: int = option(0, "seed of everything random but the split, which is always the same")

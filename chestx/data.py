@@ -178,6 +178,20 @@ def apart_from_test(own: list[dict], test: list[dict]) -> tuple[list[dict], dict
     return [row for row in own if row["file_name"] not in shared], shared
 
 
+def hidden_part(labels: list[int], patients: list[str], share: float) -> set[int]:
+    """Indices of the smaller class's images of a ``share`` of its patients: always the same ones.
+
+    Raises ValueError unless 0 <= share < 1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"hide={share} must lie in [0, 1): somebody must be left to learn from")
+    label, _ = missing_images(labels)
+    own = sorted({p for p, y in zip(patients, labels) if y == label})
+    order = np.random.default_rng(0).permutation(len(own))[: round(share * len(own))]
+    hidden = {own[i] for i in order}
+    return {i for i, (p, y) in enumerate(zip(patients, labels)) if y == label and p in hidden}
+
+
 # ------------------------------------------------------------------------------------- loading
 
 
@@ -187,6 +201,7 @@ def load_radiographs(
     *,
     classes: tuple[str, ...] = (),
     limit: int = 0,
+    hide: float = 0.0,
     skip_bad_files: bool = False,
     num_phantoms: int = 800,
     phantom_size: int = 64,
@@ -198,7 +213,8 @@ def load_radiographs(
     patient into ``train``, ``validation``, ``reference``; beside them ``test``, which is a fifth
     of the images where the source has none. Protocol ``"deck"``: the official folders as they
     are. ``classes`` names the negative and the positive class, see ``sources.class_pair``.
-    ``limit`` > 0 keeps a stratified subset of at most that many images per split.
+    ``limit`` > 0 keeps a stratified subset of at most that many images per split. ``hide`` > 0
+    moves that share of the smaller class's training patients from ``train`` to ``hidden``.
 
     Raises FileNotFoundError for a missing folder, OSError for a source that cannot be loaded and
     ValueError for empty or unknown classes, for unreadable files (unless ``skip_bad_files``), for
@@ -232,6 +248,14 @@ def load_radiographs(
         indices = fair_splits([row["label"] for row in own], [row["patient"] for row in own])
         splits |= {name: [own[i] for i in part] for name, part in indices.items()}
 
+    if hide:
+        rows_of = splits["train"]
+        hidden = hidden_part(
+            [row["label"] for row in rows_of], [row["patient"] for row in rows_of], hide
+        )
+        splits["hidden"] = [row for i, row in enumerate(rows_of) if i in hidden]
+        splits["train"] = [row for i, row in enumerate(rows_of) if i not in hidden]
+
     features = datasets.Features(
         image=datasets.Image(),
         label=datasets.ClassLabel(names=list(class_names)),
@@ -240,7 +264,7 @@ def load_radiographs(
         sha256=datasets.Value("string"),
     )
     radiographs = Radiographs()
-    for name in ("train", "validation", "reference", "test"):
+    for name in ("train", "validation", "reference", "test", "hidden"):
         if chosen := splits.get(name):
             if limit:
                 kept = stratified_subset([row["label"] for row in chosen], limit)
@@ -261,6 +285,7 @@ def load(config: CommonConfig) -> Radiographs:
         config.protocol,
         classes=tuple(config.classes),
         limit=config.limit,
+        hide=config.hide,
         skip_bad_files=config.skip_bad_files,
         num_phantoms=config.num_phantoms,
         phantom_size=max(64, config.image_size),

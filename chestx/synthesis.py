@@ -21,17 +21,25 @@ from tqdm.auto import tqdm
 
 from chestx import images, results
 from chestx.config import generator_for, processes
-from chestx.data import Radiographs, RadiographTensors, smaller_class
+from chestx.data import (
+    Radiographs,
+    RadiographTensors,
+    missing_images,
+    smaller_class,
+    to_tensors,
+)
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
 from chestx.sources import CLASS_NAMES, NORMAL
+from chestx.twin import GaussianTwin
 
 SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
 VAES = {"cvae": ConditionalVAE, "enhanced_cvae": EnhancedConditionalVAE}
 DDPMS = ("ddpm", "ddpm_mended")
 GENERATORS = (*VAES, *DDPMS)
+TWIN = "twin"  # the Gaussian of the training images of each class: nothing is trained
 OTHER_DDPMS = ("ddpm_zero_snr", "ddpm_custom")  # trained and loaded like these, but no arms
 
 
@@ -99,6 +107,59 @@ def load_generator(
     return Generator(name, sample, size, checkpoint, settings, trained_on, classes)
 
 
+def twin_generator(radiographs: Radiographs, image_size: int, resize: str) -> Generator:
+    """The Gaussian twin of each class of the training split, as a generator: the plainest one."""
+    train = to_tensors(radiographs["train"], image_size, resize)
+    twins = [
+        GaussianTwin.of(images.to_float(train.of_class(label).images))
+        for label in range(len(radiographs.class_names))
+    ]
+
+    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        rows = [twins[int(y)].sample([g]) for y, g in zip(class_labels, generators)]
+        return torch.cat(rows)
+
+    trained_on = sorted(radiographs["train"]["sha256"])
+    identity = results.fingerprint(trained_on, image_size, resize)
+    settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
+    return Generator(
+        TWIN, sample, image_size, identity, settings, set(trained_on), radiographs.class_names
+    )
+
+
+def open_generator(
+    name: str,
+    output_dir: Path,
+    radiographs: Radiographs,
+    image_size: int,
+    resize: str,
+    *sampler: Any,
+) -> Generator:
+    """``load_generator`` or the twin, once it is sure that it fits these data and sizes.
+
+    Raises ValueError for another size or way to resize, and what ``check_no_leak`` raises.
+    """
+    if name == TWIN:
+        return twin_generator(radiographs, image_size, resize)
+    generator = load_generator(name, Path(output_dir) / name, *sampler)
+    config = results.read_json(Path(output_dir) / name / "result.json")["config"]
+    facts = {"image_size": (generator.image_size, image_size), "resize": (config["resize"], resize)}
+    if differ := [f"{fact}: {a} there, {b} here" for fact, (a, b) in facts.items() if a != b]:
+        raise ValueError(
+            f"{name} was trained with other settings ({'; '.join(differ)}); train it again with "
+            f"the same flags"
+        )
+    check_no_leak(generator, radiographs)
+    return generator
+
+
+def set_folder(output_dir: Path, name: str, radiographs: Radiographs, label: int) -> Path:
+    """Where a generator's set lies; that of the larger class has the class in its name."""
+    smaller, _ = missing_images(radiographs["train"]["label"])
+    suffix = "" if label == smaller else f"_{radiographs.class_names[label]}"
+    return Path(output_dir) / "synthetic" / f"{name}{suffix}"
+
+
 def pipeline_sampler(
     pipeline: RadiographPipeline,
     sampler: str,
@@ -129,7 +190,9 @@ def check_no_leak(generator: Generator, radiographs: Radiographs) -> None:
 
     The deck's val folder is exempt: no arm is judged or chosen by it.
     """
-    judged = {"test"} if radiographs.protocol == "deck" else {"test", "validation", "reference"}
+    judged = {"test", "hidden"}
+    if radiographs.protocol != "deck":
+        judged |= {"validation", "reference"}
     for name in judged & set(radiographs):
         if seen := generator.trained_on & set(radiographs[name]["sha256"]):
             raise ValueError(

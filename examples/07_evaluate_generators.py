@@ -74,16 +74,13 @@ def main(config: Config) -> dict:
     description = radiographs.describe()
     if "reference" not in radiographs:
         raise ValueError(f"protocol={config.protocol!r} has no reference split; use 'fair'")
-    label, _ = data.missing_images(radiographs["train"]["label"])
-    settings = dataclasses.replace(
-        augmentation.ClassifierSettings.of(config), classifier_image_size=config.image_size
-    )  # here the images keep the generators' size
+    label, count = data.missing_images(radiographs["train"]["label"])
+    settings = augmentation.ClassifierSettings.of(config)
     sets, inputs = {}, {}
     for name in config.generators:
-        sets[name], inputs[name] = augmentation.synthetic_set(
-            name, radiographs, settings, output_dir
+        sets[name], inputs[name] = augmentation.synthetic_images(
+            name, count, radiographs, settings, output_dir, label
         )
-        synthesis.check_no_leak(synthesis.load_generator(name, output_dir / name), radiographs)
     if config.resume and (done := results.finished(folder, config, description, inputs)):
         return done
     splits = {s: radiographs[s] for s in ("train", "validation", "reference")}

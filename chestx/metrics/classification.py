@@ -4,7 +4,14 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    roc_curve,
+)
 
 
 def classification_metrics(
@@ -15,15 +22,18 @@ def classification_metrics(
     An image counts as positive if its probability is above ``threshold``. ``specificity`` is the
     negative class's recall, ``*_normal`` are its other scores (NORMAL in Kaggle's set). A precision
     without any prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]].
+    ``auprc`` is the average precision of the positive class; a random order has that class's share.
+    ``brier`` is the mean of (probability - label)^2, ``calibration_error`` that of
+    ``calibration_error``. ``sensitivity_at_90_specificity`` is the highest recall among all
+    thresholds whose specificity on these images is at least 0.9, whatever ``threshold`` is.
     Raises ValueError unless both classes occur.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if set(np.unique(labels)) != {0, 1}:
-        raise ValueError(f"labels={np.unique(labels)}: both 0 and 1 must occur to be compared")
+    labels, probabilities = _checked(labels, probabilities)
     predicted = (probabilities > threshold).astype(int)
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=[0, 1], zero_division=0.0
     )
+    false_alarms, sensitivity, _ = roc_curve(labels, probabilities, drop_intermediate=False)
     return {
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": float(recall.mean()),
@@ -34,8 +44,71 @@ def classification_metrics(
         "precision_normal": float(precision[0]),
         "f1_normal": float(f1[0]),
         "auroc": float(roc_auc_score(labels, probabilities)),
+        "auprc": float(average_precision_score(labels, probabilities)),
+        "brier": float(brier_score_loss(labels, probabilities)),
+        "calibration_error": calibration_error(labels, probabilities),
+        "sensitivity_at_90_specificity": float(sensitivity[false_alarms <= 0.1].max()),
         "confusion": confusion_matrix(labels, predicted, labels=[0, 1]).tolist(),
     }
+
+
+def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, probabilities in float64: thresholds between two float32 need the digits."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
+    if set(np.unique(labels)) != {0, 1}:
+        raise ValueError(f"labels={np.unique(labels)}: both 0 and 1 must occur to be compared")
+    return labels, probabilities
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = 15
+) -> dict[str, list[float]]:
+    """What a reliability diagram shows, per bin that is not empty, from low to high.
+
+    ``predicted``: mean probability of class 1; ``observed``: share of class 1; ``count``: images.
+    The bins are equally wide in the probability of class 1, each with its lower edge.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
+    index = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1])
+    count = np.bincount(index, minlength=bins)
+    filled = count > 0
+    predicted, observed = (
+        (np.bincount(index, values, bins)[filled] / count[filled]).tolist()
+        for values in (probabilities, labels)
+    )
+    return {"predicted": predicted, "observed": observed, "count": count[filled].tolist()}
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: mean over images of |observed - predicted| of their bin.
+
+    Guo et al. 2017, arXiv:1706.04599, with their 15 equally wide bins, but of the probability of
+    class 1 as in ``reliability``, not of the winning class. Above 0 even if perfectly calibrated,
+    the more so the fewer images.
+    """
+    table = reliability(labels, probabilities, bins)
+    gaps = np.abs(np.subtract(table["observed"], table["predicted"]))
+    return float(np.average(gaps, weights=table["count"]))
+
+
+def choose_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Threshold of the highest balanced accuracy, to be chosen on validation images, not on test.
+
+    Halfway between two neighbouring probabilities that occur; of equally good ones the nearest to
+    0.5, of two equally near the lower. 0.5 if all probabilities are equal. Raises ValueError
+    unless both classes occur.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    values, index = np.unique(probabilities, return_inverse=True)
+    if len(values) == 1:
+        return 0.5
+    # Whole numbers, so that ties are exact: negatives found and positives lost below each cut.
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    below = np.bincount(index, np.where(labels == 1, -negatives, positives)).cumsum()[:-1]
+    middle = (values[:-1] + values[1:]) / 2
+    cuts = np.where(middle < values[1:], middle, values[:-1])  # neighbours without a number between
+    best = cuts[below == below.max()]
+    return float(best[np.abs(best - 0.5).argmin()])
 
 
 def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:

@@ -1,5 +1,8 @@
 """The deck's classifier: two convolutions and two linear layers, and its loss."""
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -36,10 +39,34 @@ class ChestCNN(ModelMixin, ConfigMixin):
         return self.fc2(self.features(images))
 
 
-def classifier_loss(
-    model: nn.Module, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Cross-entropy averaged over the batch, beside the accuracy."""
-    logits = model(batch["images"])  # (B, num_classes)
-    accuracy = (logits.argmax(1) == batch["class_labels"]).float().mean()
-    return F.cross_entropy(logits.float(), batch["class_labels"]), {"accuracy": accuracy}
+@dataclasses.dataclass(frozen=True)
+class ClassifierLoss:
+    """Cross-entropy averaged over the batch, beside the accuracy, and ways to meet imbalance.
+
+    ``augment`` changes the images while the model trains, never in evaluation. ``class_weights``
+    (sum of weighted losses over sum of weights) and ``log_priors``, the logarithms of the classes'
+    shares that are added to the logits (logit adjustment, Menon et al. 2021, arXiv:2007.07314,
+    eq. 10), hold one number per class. Validation has the same objective.
+    """
+
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+    class_weights: tuple[float, ...] = ()
+    log_priors: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+
+    def __call__(
+        self, model: nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, labels = batch["images"], batch["class_labels"]
+        if self.augment and model.training:
+            images = self.augment(images)
+        logits = model(images).float()  # (B, num_classes)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        if self.log_priors:
+            logits = logits + logits.new_tensor(self.log_priors)
+        weights = logits.new_tensor(self.class_weights) if self.class_weights else None
+        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
+        return loss, {"accuracy": accuracy}
+
+
+classifier_loss = ClassifierLoss()  # the deck's: plain cross-entropy
