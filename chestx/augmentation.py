@@ -23,7 +23,6 @@ from chestx.framing import Framing
 from chestx.metrics.classification import (
     choose_threshold,
     classification_metrics,
-    mean_interval,
 )
 from chestx.models.classifier import ChestCNN, ClassifierLoss
 from chestx.training import TrainingConfig, train
@@ -85,18 +84,6 @@ GROUPS = {
     "extended": ("original", "duplicates", BEST, *EXTENDED),
     "exchange": ("original", *EXCHANGE),
 }
-
-# What the slides report: single runs, each on the 624 test images.
-DECK_RESULTS = (
-    {"slide": "original, beside the CVAE", "arm": "original", "accuracy": 0.7484},
-    {"slide": "original + CVAE", "arm": "cvae", "accuracy": 0.7532},
-    {"slide": "original, beside the enhanced CVAE", "arm": "original", "accuracy": 0.8301},
-    {"slide": "original + enhanced CVAE", "arm": "enhanced_cvae", "accuracy": 0.7837},
-    {
-        "slide": "original + DDPM, three epochs", "arm": "ddpm", "accuracy": 0.7420,
-        "precision": 0.7101, "recall": 0.9923, "f1": 0.8278, "confusion": [[76, 158], [3, 387]],
-    },
-)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -203,6 +190,17 @@ def added_images(
         more = synthetic_images(arm.adds, count, radiographs, settings, output_dir, 1 - label)
         tensors, identity = tensors.joined(more[0].resized(size)), identity | {"other": more[1]}
     return tensors, identity
+
+
+def extended_sets(label: int, missing: int) -> dict[tuple[str, int], int]:
+    """(generator, class label) -> number of images that the extended arms add, at most."""
+    sets: dict[tuple[str, int], int] = {}
+    for arm in EXTENDED.values():
+        for y in (label, 1 - label) if arm.both_classes else (label,):
+            if arm.generator:
+                key = (arm.generator, y)
+                sets[key] = max(sets.get(key, 0), round(arm.share * missing))
+    return sets
 
 
 def arm_loss(arm: Arm, labels: torch.Tensor) -> ClassifierLoss:
@@ -325,91 +323,3 @@ def pretraining(
         "pretraining": (first, dataclasses.replace(config, max_steps=half)),
         "finetuning": (real, dataclasses.replace(config, max_steps=config.max_steps - half)),
     }
-
-
-def summarize(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per arm: test metrics over its seeds, and the paired difference to original.
-
-    ``difference`` holds, per metric, mean and 95 % interval over seeds of (arm - original with
-    the same seed). It covers the luck of training alone, not that of the test images.
-    """
-    metrics = [name for name in units[0]["test"] if name != "confusion"]
-    original = {u["seed"]: u["test"] for u in units if u["arm"] == "original"}
-    rows = []
-    for arm in dict.fromkeys(u["arm"] for u in units):
-        own = [u for u in units if u["arm"] == arm]
-        paired = [(u["test"], original[u["seed"]]) for u in own if u["seed"] in original]
-        row = {"arm": arm, "num_synthetic": own[0]["num_synthetic"], "steps": own[0]["steps"]}
-        row["seeds"] = [{"seed": u["seed"], **u["test"]} for u in own]
-        row["test"] = {name: mean_interval([u["test"][name] for u in own]) for name in metrics}
-        row["validation_accuracy"] = mean_interval([u["validation"]["accuracy"] for u in own])
-        row["confusion"] = np.mean([u["test"]["confusion"] for u in own], axis=0).tolist()
-        if arm != "original" and paired:
-            row["difference"] = {
-                name: mean_interval([mine[name] - other[name] for mine, other in paired])
-                for name in metrics
-            }
-        rows.append(row)
-    return rows
-
-
-def verdict(row: dict[str, Any], metric: str = "auroc") -> str:
-    """Is the arm "better" or "worse" than original, or is it "inconclusive"?
-
-    From the interval of ``summarize``; one that contains 0, or a single seed, is inconclusive.
-    """
-    interval = row["difference"][metric]
-    if interval["n"] < 2:
-        return "inconclusive"
-    if interval["low"] > 0:
-        return "better"
-    return "worse" if interval["high"] < 0 else "inconclusive"
-
-
-def disagreements(
-    units: list[dict[str, Any]], labels: np.ndarray
-) -> dict[str, dict[str, list[int]]]:
-    """arm -> {"corrected": indices, "spoiled": indices} of test images, for the first seed.
-
-    Corrected: wrong without the synthetic images, right with them, at threshold 0.5; ``labels``
-    (N,) is the truth. Empty without the original arm.
-    """
-    right = {
-        unit["arm"]: (np.asarray(unit["test_probabilities"]) >= 0.5).astype(int) == labels
-        for unit in units
-        if unit["seed"] == units[0]["seed"]
-    }
-    original = right.pop("original", None)
-    if original is None:
-        return {}
-    return {
-        arm: {
-            "corrected": np.flatnonzero(~original & own).tolist(),
-            "spoiled": np.flatnonzero(original & ~own).tolist(),
-        }
-        for arm, own in right.items()
-    }
-
-
-def console(rows: list[dict[str, Any]], arms: tuple[str, ...]) -> str:
-    """The results of ``summarize`` as the deck's console prints them; means over seeds.
-
-    A VAE's slide shows two accuracies, the DDPM's precision, recall, F1 and the confusion matrix.
-    """
-    by_arm, lines = {row["arm"]: row for row in rows}, []
-    for arm in arms:
-        if arm not in by_arm:
-            continue
-        test, original = by_arm[arm]["test"], by_arm.get("original")
-        if arm in synthesis.DDPMS:
-            lines += [f"{arm} + CNN", f"Accuracy:  {test['accuracy']['mean']:.4f}"]
-            lines += [f"Precision: {test['precision']['mean']:.4f}"]
-            lines += [f"Recall:    {test['recall']['mean']:.4f}"]
-            lines += [f"F1-score:  {test['f1']['mean']:.4f}", "Confusion Matrix:"]
-            lines += [str(np.round(by_arm[arm]["confusion"]).astype(int)), ""]
-        else:
-            lines.append(f"{arm} + CNN")
-            if original:
-                lines.append(f"Original Accuracy:  {original['test']['accuracy']['mean']:.4f}")
-            lines += [f"Augmented Accuracy: {test['accuracy']['mean']:.4f}", ""]
-    return "\n".join(lines).rstrip()

@@ -61,6 +61,21 @@ TITLES = _Names(
         "ddpm_zero_snr": "DDPM, zero terminal SNR",
         "ddpm_custom": "DDPM, custom",
         "twin": "Gaussian twin",
+        "class_weights": "class weights",
+        "classical": "classical augmentation",
+        "duplicates": "duplicates",
+        "classical_best": "classical + DDPM mended",
+        "logit_adjustment": "logit adjustment",
+        "best_25": "DDPM mended, 25 %",
+        "best_50": "DDPM mended, 50 %",
+        "best_200": "DDPM mended, 200 %",
+        "best_300": "DDPM mended, 300 %",
+        "cvae_both": "CVAE, both classes",
+        "twin_both": "twin, both classes",
+        "pretrained": "DDPM mended, pretraining",
+        "back_synthetic": "half + DDPM mended",
+        "back_duplicates": "half + duplicates",
+        "back_real": "half + the hidden real",
     }
 )
 SCHEDULE_COLOURS = {
@@ -349,6 +364,29 @@ def arm_scores(rows: list[dict[str, Any]], data: dict[str, Any], deck: list[dict
         panels[0].plot([], [], "x", color="black", label="the deck's single run")
         panels[0].legend(frameon=False, fontsize=8)
     return figure
+
+
+def comparison_pictures(
+    rows: list[dict[str, Any]],
+    found: dict[str, Any],
+    units: list[dict[str, Any]],
+    test: Any,
+    data: dict[str, Any],
+    deck: list[dict],
+    output_dir: Path,
+    suffix: str,
+) -> list[dict[str, str]]:
+    """All figures of a comparison, written; see the functions for what they take."""
+    figure = arm_scores(rows, data, deck)
+    caption = (
+        "Diamond and bar: mean and its 95 % interval over seeds. Whether bars overlap decides "
+        "nothing; the paired differences do."
+    )
+    caption += " Crosses: the deck's single runs." if deck else ""
+    pictures = [save_figure(figure, output_dir, f"09_scores_{suffix}", caption)]
+    figure = confusion_matrices(rows, data)
+    caption = "Counts; a row sums to the test images of its class."
+    return [*pictures, save_figure(figure, output_dir, f"09_confusion_{suffix}", caption)]
 
 
 def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from chestx import data, figures, images, results, synthesis
+from chestx import augmentation, data, figures, images, results, synthesis
 from chestx.config import CommonConfig, option, run
 from chestx.schedulers import SAMPLERS
 
@@ -36,6 +36,13 @@ class Config(CommonConfig):
     guidance_scale: float = option(
         1.0, "of DDPMs with a null label (04 --label-dropout); 1 is off", neutral=True
     )
+    count: int = option(
+        0, "images per generator; 0 for as many as balance the classes", neutral=True
+    )
+    extended: bool = option(
+        False, "also what 09 --arms extended adds: more of the best generator, the Gaussian twin, "
+        "the larger class", neutral=True,
+    )  # fmt: skip
     batch_size: int = option(32, "images at a time; does not change them", False, slides=256)
     overwrite: bool = option(False, "replace a set that was made with other settings", False)
 
@@ -47,48 +54,56 @@ def main(config: Config) -> dict:
     # 1. How many images of which class (NORMAL) are missing? Did the generators see train alone?
     radiographs = data.load(config)
     description = radiographs.describe()
-    label, num_images = data.missing_images(radiographs["train"]["label"])
+    label, missing = data.missing_images(radiographs["train"]["label"])
+    num_images = config.count or missing
     class_name = radiographs.class_names[label]
     samplers = {
         "ddpm": (config.ddpm_sampler, config.ddpm_steps, config.guidance_scale),
         "ddpm_mended": (config.mended_sampler, config.mended_steps, config.guidance_scale),
     }
-    generators = [
-        synthesis.load_generator(name, Path(config.output_dir) / name, *samplers.get(name, ()))
-        for name in config.generators
+    needed = {(name, label): num_images for name in config.generators}
+    if config.extended:
+        needed |= augmentation.extended_sets(label, missing)
+    generators = {
+        name: synthesis.open_generator(
+            name, config.output_dir, radiographs, config.image_size, config.resize,
+            *samplers.get(name, ()),
+        )
+        for name, _ in needed
+    }  # fmt: skip
+    inputs = {name: generator.checkpoint for name, generator in generators.items()}
+    jobs = [
+        (generators[name], y, count, synthesis.set_folder(config.output_dir, name, radiographs, y))
+        for (name, y), count in needed.items()
     ]
-    inputs = {generator.name: generator.checkpoint for generator in generators}
-    folders = {g.name: Path(config.output_dir) / "synthetic" / g.name for g in generators}
+
+    def unchanged(generator: synthesis.Generator, y: int, target: Path) -> bool:
+        return synthesis.same_settings(generator, target, config.seed, radiographs.class_names[y])
+
     complete = all(
-        synthesis.same_settings(g, folders[g.name], config.seed, class_name)
-        and len(synthesis.read_manifest(folders[g.name])) >= num_images
-        for g in generators
+        unchanged(generator, y, target) and len(synthesis.read_manifest(target)) >= count
+        for generator, y, count, target in jobs
     )
     done = results.finished(folder, config, description, inputs) if complete else None
     if config.resume and done:
         return done
-    for generator in generators:
-        synthesis.check_no_leak(generator, radiographs)
 
     # 2. Synthesize what is missing of each set.
     sets, seconds = {}, {}
-    for generator in generators:
+    for generator, y, count, target in jobs:
         before = time.monotonic()
-        target = folders[generator.name]
-        same = synthesis.same_settings(generator, target, config.seed, class_name)
-        already = len(synthesis.read_manifest(target)) if same else 0
+        already = len(synthesis.read_manifest(target)) if unchanged(generator, y, target) else 0
         synthesis.synthesize(
-            generator, num_images, target, label=label, class_names=radiographs.class_names,
+            generator, count, target, label=y, class_names=radiographs.class_names,
             seed=config.seed, batch_size=config.batch_size, overwrite=config.overwrite,
         )  # fmt: skip
-        sets[generator.name] = synthesis.load_synthetic(
-            target, num_images, generator.image_size, radiographs.class_names
-        )
-        new, spent = max(0, num_images - already), time.monotonic() - before
-        seconds[generator.name] = {"new_images": new, "seconds": round(spent, 1)}
-        print(
-            f"{generator.name}: {num_images} images in {target}, {new} of them new, {spent:.0f} s"
-        )
+        sets[target.name] = synthesis.load_synthetic(
+            target, num_images if y == label else count, generator.image_size,
+            radiographs.class_names,
+        )  # fmt: skip
+        new, spent = max(0, count - already), time.monotonic() - before
+        seconds[target.name] = {"new_images": new, "seconds": round(spent, 1)}
+        print(f"{target.name}: {count} images in {target}, {new} of them new, {spent:.0f} s")
 
     # 3. Look at them below images of the training split.
     real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
@@ -121,8 +136,8 @@ def main(config: Config) -> dict:
     ]  # fmt: skip
     return results.save_result(
         folder, config, description, inputs, time.monotonic() - started, num_images=num_images,
-        settings={g.name: g.settings for g in generators}, spread=spread, timing=seconds,
-        figures=pictures,
+        settings={name: g.settings for name, g in generators.items()}, spread=spread,
+        timing=seconds, figures=pictures,
     )  # fmt: skip
 
 

@@ -19,7 +19,9 @@ from chestx.models import ChestCNN
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    arm: Literal[augmentation.ARMS] = option("original", "the training set: real, or + synthetic")
+    arm: Literal[tuple(augmentation.ARMS)] = option(
+        "original", "the training set: real, or + synthetic"
+    )
     num_steps: int = option(
         250, "optimizer steps under the fair protocol", laptop=1200, slides=1200
     )
@@ -31,17 +33,15 @@ def main(config: Config) -> dict:
     # 1. The training set of the arm.
     radiographs = data.load(config)
     settings = augmentation.ClassifierSettings.of(config)
-    synthetic = augmentation.synthetic_set(
-        config.arm, radiographs, settings, Path(config.output_dir)
-    )
+    added = augmentation.added_images(config.arm, radiographs, settings, Path(config.output_dir))
 
     folder, description = Path(config.output_dir) / "classifier", radiographs.describe()
-    if config.resume and (done := results.finished(folder, config, description, synthetic[1])):
+    if config.resume and (done := results.finished(folder, config, description, added[1])):
         return done
 
     # 2. Train, then read test once; the reading goes into the ledger.
     unit = augmentation.run_unit(
-        config.arm, config.seed, settings, radiographs, synthetic, Path(config.output_dir),
+        config.arm, config.seed, settings, radiographs, added, Path(config.output_dir),
         config.resume,
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def main(config: Config) -> dict:
     print(
         f"{config.arm}, seed {config.seed}, {config.protocol} protocol, {unit['data']['kind']} data"
     )
-    print(f"  trained on {unit['num_real']} real and {unit['num_synthetic']} synthetic images")
+    print(f"  trained on {unit['num_real']} real and {unit['num_added']} added images")
     print(f"  validation accuracy {unit['validation']['accuracy']:.4f}")
     for name in ("accuracy", "precision", "recall", "f1", "auroc"):
         print(f"  test {name:>10}: {unit['test'][name]:.4f}")
@@ -63,9 +63,9 @@ def main(config: Config) -> dict:
     )  # fmt: skip
     linear = diagrams.count_parameters(model.fc1)
     return results.save_result(
-        folder, config, description, synthetic[1], unit["seconds"], figures=[picture],
+        folder, config, description, added[1], unit["seconds"], figures=[picture],
         parameters=diagrams.count_parameters(model), first_linear=linear, steps=unit["steps"],
-        **{key: unit[key] for key in ("arm", "seed", "num_real", "num_synthetic", "test")},
+        **{key: unit[key] for key in ("arm", "seed", "num_real", "num_added", "test")},
     )  # fmt: skip
 
 

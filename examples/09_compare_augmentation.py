@@ -1,25 +1,41 @@
-"""Does synthetic data help the classifier?
+"""Does synthetic data help the classifier, and does it help more than duplicates do?
 
     python examples/09_compare_augmentation.py
     python examples/09_compare_augmentation.py --protocol deck
+    python examples/09_compare_augmentation.py --arms extended --num-seeds 3   # after 06 --extended
 
 Arms x seeds, the same seeds in every arm, every arm and seed a unit that is written when it is
 done. Under `fair` every arm makes the same number of optimizer steps; under `deck` the same number
-of epochs (three for the DDPMs). Expect a minute with `--preset quick` and eight with `--preset
-laptop`. The differences between arms are mostly smaller than the spread between seeds.
+of epochs (three for the DDPMs). What is asked of the test split stands in `protocol.json` beside
+this script, written before it was read. Expect two minutes with `--preset quick` and forty with
+`--preset laptop`. Single runs differ by more than most arms do.
+
+The exchange rate, synthetic for real images: hide half of the NORMAL patients from the generator
+and from the classifier, then give images back.
+
+    HALF="--preset laptop --hide 0.5 --output-dir outputs/half"
+    python examples/04_train_ddpm.py --generator ddpm_mended $HALF
+    python examples/06_generate_synthetic.py --generators ddpm_mended --count 495 $HALF
+    python examples/09_compare_augmentation.py --arms exchange $HALF
 """
 
 import dataclasses
 from pathlib import Path
 
-from chestx import augmentation, data, figures, results
+from chestx import augmentation, comparison, data, figures, results
 from chestx.config import CommonConfig, option, run
+
+PLAN = Path(__file__).with_name("protocol.json")
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    arms: tuple[str, ...] = option(augmentation.ARMS, "training sets to compare")
-    num_seeds: int = option(3, "seeds per arm, counted from --seed", laptop=5, slides=10)
+    arms: tuple[str, ...] = option(
+        (), f"training sets to compare, or groups of them: {', '.join(augmentation.GROUPS)} "
+        "(default: main under fair, deck under deck)",
+    )  # fmt: skip
+    num_seeds: int = option(3, "seeds per arm, counted from --seed", laptop=10, slides=10)
+    num_seeds_deck: int = option(3, "the same under the deck's protocol", laptop=5, slides=10)
     num_steps: int = option(
         250, "optimizer steps under the fair protocol", laptop=1200, slides=1200
     )
@@ -28,75 +44,58 @@ class Config(CommonConfig):
 
 
 def main(config: Config) -> dict:
-    folder = Path(config.output_dir) / "comparison" / config.protocol
+    output_dir, plan = Path(config.output_dir), results.read_json(PLAN)
+    named = config.arms or ({"fair": "main", "deck": "deck"}[config.protocol],)
+    arms = list(dict.fromkeys(a for name in named for a in augmentation.GROUPS.get(name, (name,))))
+    group = "_".join(name for name in named if name in ("extended", "exchange"))
+    folder = output_dir / "comparison" / config.protocol / group
+    suffix = f"{config.protocol}_{group}".rstrip("_")
 
-    # 1. The training sets: real images, and what balances them.
+    # 1. The training sets: real images, and what each arm adds to them.
     radiographs = data.load(config)
     description = radiographs.describe()
     settings = augmentation.ClassifierSettings.of(config)
-    synthetic = {
-        arm: augmentation.synthetic_set(arm, radiographs, settings, Path(config.output_dir))
-        for arm in config.arms
-    }
-    inputs = {arm: identity for arm, (_, identity) in synthetic.items()}
+    added = {arm: augmentation.added_images(arm, radiographs, settings, output_dir) for arm in arms}
+    inputs = {"plan": plan, **{arm: identity for arm, (_, identity) in added.items()}}
     if config.resume and (done := results.finished(folder, config, description, inputs)):
         return done
 
     # 2. Every arm with every seed.
+    count = config.num_seeds_deck if config.protocol == "deck" else config.num_seeds
     units = [
         augmentation.run_unit(
-            arm, seed, settings, radiographs, synthetic[arm], Path(config.output_dir), config.resume
+            arm, seed, settings, radiographs, added[arm], output_dir, config.resume
         )
-        for seed in range(config.seed, config.seed + config.num_seeds)
-        for arm in config.arms
+        for seed in range(config.seed, config.seed + count)
+        for arm in arms
     ]
 
-    # 3. Mean, spread and paired differences.
-    rows = augmentation.summarize(units)
-    comparable = config.protocol == "deck" and description["kind"] == "real"
-    deck = list(augmentation.DECK_RESULTS) if comparable else []
-    scores = figures.arm_scores(rows, description, deck)
-    pictures = [
-        figures.save_figure(scores, config.output_dir, f"09_scores_{config.protocol}",
-                            "Diamond and bar: mean and its 95 % interval over seeds. Whether bars "
-                            "overlap decides nothing; the table of paired differences does."
-                            + (" Crosses: the deck's single runs." if deck else "")),
-        figures.save_figure(figures.confusion_matrices(rows, description), config.output_dir,
-                            f"09_confusion_{config.protocol}",
-                            "Counts; a row sums to the test images of its class."),
-    ]  # fmt: skip
-    first = {unit["arm"]: unit["history"] for unit in units if unit["seed"] == config.seed}
-    curves = figures.loss_curves(first, description, f"Classifier, seed {config.seed}")
-    pictures.append(
-        figures.save_figure(curves, config.output_dir, f"09_loss_{config.protocol}",
-                            "Cross-entropy; validation images are real in every arm.")
-    )  # fmt: skip
+    # 3. Scores, paired contrasts, and what was to be asked.
+    rows = comparison.summarize(units)
+    patients = list(radiographs["test"]["patient"])
+    found = comparison.compare(units, patients, plan, primary=not group)
+    found["exchange"] = comparison.exchange_rates(units, patients, plan)
+
+    # 4. Figures.
+    deck = config.protocol == "deck" and description["kind"] == "real"
+    deck = list(comparison.DECK_RESULTS) if deck else []
     test = augmentation.real_tensors(radiographs, "test", settings)
-    found = augmentation.disagreements(units, test.labels.numpy())
-    if found:
-        gallery = figures.disagreements(found, test, description)
-        counts = [
-            f"{figures.TITLES[arm]}: "
-            + ", ".join(f"{len(indices)} {kind}" for kind, indices in kinds.items())
-            for arm, kinds in found.items()
-        ]
-        pictures.append(
-            figures.save_figure(gallery, config.output_dir, f"09_gallery_{config.protocol}",
-                                f"Test images, seed {config.seed}. {'; '.join(counts)}.")
-        )  # fmt: skip
-    print(augmentation.console(rows, config.arms[1:]), end="\n\n")
-    print(f"{config.protocol} protocol, {description['kind']} data, {config.num_seeds} seeds:")
+    pictures = figures.comparison_pictures(
+        rows, found, units, test, description, deck, output_dir, suffix
+    )
+    result = results.save_result(
+        folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
+        deck=deck, plan=plan, figures=pictures, **found,
+    )  # fmt: skip
+    print(comparison.console(rows, arms[1:]), end="\n\n")
     for row in rows:
         accuracy, auroc = row["test"]["accuracy"], row["test"]["auroc"]
         print(
-            f"  {row['arm']:>14}: accuracy {figures.plus_minus(accuracy)}, "
+            f"  {row['arm']:>16}: accuracy {figures.plus_minus(accuracy)}, "
             f"AUROC {figures.plus_minus(auroc)}"
-            + (f", AUROC {augmentation.verdict(row)}" if "difference" in row else "")
         )
-    return results.save_result(
-        folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
-        deck=deck, figures=pictures,
-    )  # fmt: skip
+    print(comparison.verdict_sentence(result, figures.TITLES))
+    return result
 
 
 if __name__ == "__main__":

@@ -4,12 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import balanced_accuracy_score
 
 from chestx.augmentation import DECK_RESULTS, ClassifierSettings, summarize, verdict
 from chestx.metrics.classification import (
+    calibration_error,
+    choose_threshold,
     classification_metrics,
     mean_interval,
     prediction_interval,
+    reliability,
 )
 
 
@@ -37,6 +43,66 @@ def test_auroc_is_the_share_of_pairs_in_order():
 def test_one_class_alone_cannot_be_judged():
     with pytest.raises(ValueError, match="both 0 and 1"):
         classification_metrics([1, 1], [0.3, 0.4])
+
+
+def test_scores_of_probabilities_by_hand():
+    """Positives at 0.9, 0.8, 0.4, negatives at 0.6 and 0.2."""
+    metrics = classification_metrics([1, 1, 0, 1, 0], [0.9, 0.8, 0.6, 0.4, 0.2])
+    assert metrics["auprc"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert metrics["brier"] == pytest.approx((0.01 + 0.04 + 0.36 + 0.36 + 0.04) / 5)
+    assert metrics["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.6 + 0.2) / 5)
+    assert metrics["sensitivity_at_90_specificity"] == pytest.approx(2 / 3)
+
+
+def test_sensitivity_at_exactly_90_percent():
+    """One of ten negatives may be above the threshold, two may not; ties go together."""
+    negatives, positives = np.arange(10) / 10, np.array([0.95, 0.85, 0.8, 0.75])
+    labels = np.repeat([0, 1], [10, 4])
+
+    def at_90(positives):
+        scores = classification_metrics(labels, np.r_[negatives, positives])
+        return scores["sensitivity_at_90_specificity"]
+
+    assert at_90(positives) == 0.5  # 0.8 ties with the second highest negative
+    assert at_90(positives + 0.01) == 0.75
+    assert at_90(positives * 0) == 0
+
+
+def test_calibration_agrees_with_torchmetrics_and_sklearn():
+    torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
+    rng = np.random.default_rng(0)
+    probabilities = rng.beta(0.5, 0.5, 500).astype(np.float32)
+    labels = (rng.random(500) < probabilities**2).astype(int)
+    theirs = torchmetrics.binary_calibration_error(
+        torch.tensor(probabilities), torch.tensor(labels), n_bins=15
+    )
+    assert calibration_error(labels, probabilities) == pytest.approx(theirs.item(), abs=1e-6)
+    table = reliability(labels, probabilities, 10)
+    observed, predicted = calibration_curve(labels, probabilities, n_bins=10)
+    np.testing.assert_allclose(table["observed"], observed)
+    np.testing.assert_allclose(table["predicted"], predicted, rtol=1e-6)
+    assert sum(table["count"]) == 500
+    assert reliability([0, 1], [0.0, 1.0], 4)["count"] == [1, 1]  # empty bins are left out
+
+
+def test_threshold_is_the_best_of_all():
+    """No other cut has a higher balanced accuracy; ties go to 0.5, then down."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        labels = rng.integers(0, 2, 60)
+        probabilities = np.round(rng.random(60) * 0.3 + 0.2 * labels, 2).astype(dtype)
+        cut = choose_threshold(labels, probabilities)
+        best = max(
+            balanced_accuracy_score(labels, probabilities > c) for c in np.arange(0.005, 0.6, 0.01)
+        )
+        assert classification_metrics(labels, probabilities, cut)["balanced_accuracy"] == best
+    assert choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]) == pytest.approx(0.25)
+    assert choose_threshold([0, 1, 0, 1], [0.2, 0.4, 0.6, 0.8]) == pytest.approx(0.3)
+    assert choose_threshold([0, 1], [0.5, 0.5]) == 0.5
+    neighbours = np.nextafter(0.25, [0, 1])[:, None] * np.ones(2)
+    assert choose_threshold([0, 0, 1, 1], neighbours.ravel()) < neighbours[1, 0]
+    with pytest.raises(ValueError, match="both 0 and 1"):
+        choose_threshold([1, 1], [0.3, 0.4])
 
 
 def test_interval_is_students():

@@ -16,17 +16,18 @@ from diffusers import DDPMPipeline
 from PIL import Image
 
 from chestx import figures, results
-from chestx.augmentation import ARMS
+from chestx.augmentation import GROUPS
 from chestx.config import CommonConfig, defaults
 from chestx.schedulers import SAMPLERS
 from chestx.slides import CHAPTERS
+from chestx.synthesis import GENERATORS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {
     "image_size": 16, "channels": (8, 16), "latent_dim": 4, "block_out_channels": (32, 32),
     "num_epochs": 2, "num_epochs_ddpm": 1, "num_inference_steps": 3, "num_seeds": 2,
-    "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3, "num_images": 8, "steps": (4,),
-    "num_candidates": 2, "neighbours": 2,
+    "num_seeds_deck": 2, "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3, "num_images": 8,
+    "steps": (4,), "num_candidates": 2, "neighbours": 2,
 }  # fmt: skip
 COMMON = {"limit": 60, "num_phantoms": 160}
 
@@ -165,7 +166,8 @@ def test_run_all_again_skips_everything(whole, capsys):
 def test_every_reading_of_test_is_in_the_ledger_once(whole):
     ledger = results.read_ledger(whole / "ledger.jsonl")
     units = {(row["protocol"], row["arm"], row["seed"]) for row in ledger}
-    assert units == {(p, a, s) for p in ("fair", "deck") for a in ARMS for s in (0, 1)}
+    arms = {"fair": GROUPS["main"], "deck": GROUPS["deck"]}
+    assert units == {(p, a, s) for p in arms for a in arms[p] for s in (0, 1)}
     assert len(ledger) == len(units)
     assert all(row["config"] and row["time"] for row in ledger)
 
@@ -175,9 +177,12 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
     counts = result["data"]["counts"]["train"]
     missing = counts["PNEUMONIA"] - counts["NORMAL"]
     assert {row["steps"] for row in result["arms"]} == {TINY["num_steps"]}
-    assert {row["num_synthetic"] for row in result["arms"][1:]} == {missing}
-    assert result["arms"][0]["num_synthetic"] == 0
-    assert [len(row["seeds"]) for row in result["arms"]] == [2] * len(ARMS)
+    added = {row["arm"]: row["num_added"] for row in result["arms"]}
+    assert list(added) == list(GROUPS["main"])
+    adding = {*GENERATORS, "duplicates", "classical_best"}
+    assert {arm for arm, number in added.items() if number} == adding
+    assert {number for number in added.values() if number} == {missing}
+    assert [len(row["seeds"]) for row in result["arms"]] == [2] * len(added)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_sets_made_for_other_data_sizes_or_weights_are_refused(whole, tmp_path):
     """A classifier never meets synthetic images that were made for another training split."""
     module = load("09_compare_augmentation")
     for changes, says in (
-        ({"num_phantoms": 170}, "data:"),
+        ({"num_phantoms": 170}, "was trained on"),
         ({"image_size": 32}, "image_size: 16 there, 32 here"),
         ({"resize": "letterbox"}, "resize: squash there, letterbox here"),
     ):
@@ -221,7 +226,7 @@ def test_sets_made_for_other_data_sizes_or_weights_are_refused(whole, tmp_path):
     copy = shutil.copytree(whole, tmp_path / "copy")
     manifest = copy / "synthetic" / "cvae" / "train" / "metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"checkpoint": "', '"checkpoint": "0'))
-    with pytest.raises(ValueError, match="weights:"):
+    with pytest.raises(ValueError, match="other weights"):
         module.main(config(module, copy))
 
 
@@ -239,14 +244,54 @@ def test_06_makes_a_set_again_that_was_deleted(whole, tmp_path):
 def test_deck_protocol_and_letterbox_from_the_start(tmp_path):
     common = defaults(CommonConfig) | COMMON | {"output_dir": str(tmp_path), "resume": True}
     common |= {"protocol": "deck", "resize": "letterbox"}
-    load("run_all").main(CommonConfig(**common), **TINY | {"num_seeds": 1})
+    load("run_all").main(CommonConfig(**common), **TINY | {"num_seeds_deck": 1})
     result = results.read_json(tmp_path / "comparison" / "deck" / "result.json")
     assert result["arms"][0]["test"]["auroc"]["n"] == 1
-    assert "one seed: no interval" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "comparison" / "fair").exists()
 
 
-@pytest.mark.parametrize("arm", ARMS[1:])
+def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    before = results.read_ledger(copy / "ledger.jsonl")
+    made = load("06_generate_synthetic").main(
+        config(load("06_generate_synthetic"), copy, extended=True)
+    )
+    missing = made["num_images"]
+    for name, share in (("ddpm_mended", 3), ("twin", 1), ("twin_PNEUMONIA", 1)):
+        count = len(list((copy / "synthetic" / name).rglob("*.png")))
+        assert count >= share * missing, name
+    module = load("09_compare_augmentation")
+    result = module.main(config(module, copy, arms=("extended",), num_seeds=1, resume=True))
+    rows = {row["arm"]: row for row in result["arms"]}
+    assert list(rows) == list(GROUPS["extended"])
+    shares = {arm: rows[f"best_{arm}"]["num_added"] / missing for arm in (25, 50, 200, 300)}
+    assert shares == {arm: pytest.approx(arm / 100, abs=0.03) for arm in shares}
+    assert rows["cvae_both"]["num_added"] == 2 * missing
+    assert {row["steps"] for row in rows.values()} == {TINY["num_steps"]}
+    assert result["primary"] == []  # one question was written down, and it is not here
+    new = results.read_ledger(copy / "ledger.jsonl")[len(before) :]
+    assert {row["arm"] for row in new} == set(GROUPS["extended"]) - set(GROUPS["main"])
+
+
+def test_exchange_hides_patients_from_generator_and_classifier(tmp_path):
+    half = {"hide": 0.5}
+    module = load("04_train_ddpm")
+    module.main(config(module, tmp_path, generator="ddpm_mended", **half))
+    module = load("06_generate_synthetic")
+    module.main(config(module, tmp_path, generators=("ddpm_mended",), count=80, **half))
+    module = load("09_compare_augmentation")
+    result = module.main(config(module, tmp_path, arms=("exchange",), **half))
+    hidden = result["data"]["counts"]["hidden"]["NORMAL"]
+    added = {row["arm"]: row["num_added"] for row in result["arms"]}
+    assert added == {"original": 0} | dict.fromkeys(GROUPS["exchange"][1:], hidden)
+    assert {row["arm"] for row in result["exchange"]} == {"back_synthetic", "back_duplicates"}
+    for row in result["exchange"]:
+        assert row["determined"] == (row["rate"] is not None)
+    with pytest.raises(ValueError, match="add --hide"):
+        module.main(config(module, tmp_path, arms=("exchange",)))
+
+
+@pytest.mark.parametrize("arm", GENERATORS)
 def test_imagefolder_reads_the_synthetic_sets(whole, arm):
     rows = datasets.load_dataset("imagefolder", data_dir=str(whole / "synthetic" / arm))["train"]
     fair = results.read_json(whole / "synthesis" / "fair" / "result.json")["num_images"]
@@ -366,7 +411,7 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     module = load("07_evaluate_generators")
     stored = results.read_json(whole / "evaluation" / "result.json")
     assert set(stored["spaces"]) == {"random_vgg16", "classifier"}
-    generators = set(ARMS[1:])
+    generators = set(GENERATORS)
     for space in stored["spaces"].values():
         assert set(space["rows"]) == {"training images", *generators}
         assert 0 <= space["real_to_real"] <= 1
@@ -375,7 +420,7 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     assert set(stored["vaes"]) == {"cvae", "enhanced_cvae"}
     assert not (whole / "evaluation" / "classifier" / "checkpoints").exists()
 
-    made = module.augmentation.synthetic_set
+    made = module.augmentation.synthetic_images
 
     def planted(name, *args):
         tensors, identity = made(name, *args)
@@ -385,7 +430,7 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
             tensors = type(own)(own.images[:8], own.labels[:8])
         return tensors, identity | {"planted": name == "cvae"}
 
-    monkeypatch.setattr(module.augmentation, "synthetic_set", planted)
+    monkeypatch.setattr(module.augmentation, "synthetic_images", planted)
     chosen = {"generators": ("cvae", "ddpm"), "feature_spaces": ("random_vgg16",)}
     result = module.main(config(module, copy, resume=True, **chosen))
     for found in result["memorisation"].values():
@@ -407,7 +452,7 @@ def test_missing_steps_name_the_script(tmp_path):
     with pytest.raises(FileNotFoundError, match="02_train_cvae"):
         module.main(config(module, tmp_path))
     module = load("09_compare_augmentation")
-    with pytest.raises(FileNotFoundError, match="06_generate_synthetic"):
+    with pytest.raises(FileNotFoundError, match="02_train_cvae"):
         module.main(config(module, tmp_path))
 
 

@@ -1,0 +1,186 @@
+"""Paired statistics of arms x seeds on one test set: what would other seeds and patients say?
+
+Every arm is judged on the same draws of seeds and of patients, which are resampled together:
+the crossed ("pigeonhole") bootstrap, Owen 2007, doi:10.1214/07-AOAS122. It counts the noise that
+belongs to one seed on one patient up to three times, so it errs towards too wide.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+LOWER_IS_BETTER = {"brier"}
+Draws = Mapping[str, Mapping[str, np.ndarray]]  # arm -> metric -> (1 + draws,)
+
+
+def weighted_scores(
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """AUROC, accuracy, balanced accuracy, recall, specificity and Brier score, (S, B) each.
+
+    ``labels`` (N,) in {0, 1}, ``probabilities`` of class 1 (S, N), ``thresholds`` (S,) above which
+    an image counts as positive, ``weights`` (N, B) of images, with some in either class. AUROC is
+    the weighted share of (positive, negative) pairs in the right order, ties counting half.
+    """
+    positive = labels == 1
+    ones, zeros = weights[positive], weights[~positive]
+    right = ((probabilities > thresholds[:, None]) == positive).astype(float)
+    recall = right[:, positive] @ ones / ones.sum(0)
+    specificity = right[:, ~positive] @ zeros / zeros.sum(0)
+    auroc = []
+    for row in probabilities:
+        high, low = row[positive], row[~positive, None]
+        wins = (high > low) + 0.5 * (high == low)  # (negatives, positives)
+        auroc.append(((wins @ ones) * zeros).sum(0) / (ones.sum(0) * zeros.sum(0)))
+    return {
+        "auroc": np.stack(auroc),
+        "accuracy": right @ weights / weights.sum(0),
+        "balanced_accuracy": (recall + specificity) / 2,
+        "recall": recall,
+        "specificity": specificity,
+        "brier": (probabilities - labels) ** 2 @ weights / weights.sum(0),
+    }
+
+
+def bootstrap(
+    labels: np.ndarray, patients: np.ndarray, probabilities: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, np.ndarray] | None = None, draws: int = 10_000, seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """Mean over seeds of every metric of every arm: (1 + draws,), first of the data themselves.
+
+    ``labels`` and ``patients`` (N,); ``probabilities`` (S, N) by arm, row s of every arm from the
+    same seed; ``thresholds`` (S,) by arm, 0.5 without. Each draw takes S seeds and as many
+    patients, with all their images, as there are, with replacement, the same for every arm; one
+    that misses a class is drawn again. Percentiles of a difference cover other seeds of training
+    and other patients of this source. They hold on condition of the training images, and of the
+    generator and thresholds where these do not change with the seed.
+
+    A bootstrap of few seeds is too narrow (of ten: 90 % for 95 %), so a draw's departures from
+    equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
+    freedom: that makes the seeds' share of the spread Student's t. A single seed stays as it is:
+    the spread is that of patients alone and says nothing about another training. Takes about
+    30 N bytes a draw. Raises ValueError for shapes that differ, probabilities that are not
+    finite, and a class or a second patient that is missing.
+    """
+    labels, patients = np.asarray(labels), np.asarray(patients)
+    arms = {arm: np.asarray(rows, dtype=float) for arm, rows in probabilities.items()}
+    shapes = {arm: rows.shape for arm, rows in arms.items()}
+    shape = next(iter(shapes.values()))
+    if set(shapes.values()) != {(shape[0], len(labels))} or patients.shape != labels.shape:
+        raise ValueError(
+            f"probabilities {shapes} must all be (seeds, images) for the {len(labels)} labels "
+            f"and {len(patients)} patients; leave out seeds that an arm lacks"
+        )
+    if not all(np.isfinite(rows).all() for rows in arms.values()):
+        raise ValueError("probabilities hold NaN or infinity; train again what diverged")
+    if set(np.unique(labels)) != {0, 1} or len(np.unique(patients)) < 2:
+        raise ValueError("a test set needs both labels, 0 and 1, and two patients; give more")
+    rng = np.random.default_rng(seed)
+    seeds = _seed_weights(shape[0], draws, rng)
+    weights = _image_weights(labels, patients, draws, rng)
+    result = {}
+    for arm, rows in arms.items():
+        cuts = np.asarray((thresholds or {}).get(arm, np.full(shape[0], 0.5)), dtype=float)
+        scores = weighted_scores(labels, rows, cuts, weights)
+        result[arm] = {name: (seeds * values).mean(0) for name, values in scores.items()}
+    return result
+
+
+def _seed_weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights (S, 1 + draws) of mean 1, the first all 1; negative ones occur, by the stretching."""
+    weights = np.ones((count, 1 + draws))
+    if count > 1:
+        drawn = rng.multinomial(count, np.full(count, 1 / count), draws).T
+        weights[:, 1:] += np.sqrt(count / rng.chisquare(count - 1, draws)) * (drawn - 1)
+    return weights
+
+
+def _image_weights(
+    labels: np.ndarray, patients: np.ndarray, draws: int, rng: np.random.Generator
+) -> np.ndarray:
+    """How often each image's patient was drawn: (N, 1 + draws), the first all 1."""
+    names, group = np.unique(patients, return_inverse=True)
+    weights = np.ones((len(labels), 1 + draws))
+    open_draws = np.arange(1, 1 + draws)
+    while len(open_draws):
+        counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), len(open_draws))
+        drawn = counts.T[group]
+        weights[:, open_draws] = drawn
+        both = drawn[labels == 1].any(0) & drawn[labels == 0].any(0)
+        open_draws = open_draws[~both]
+    return weights
+
+
+def contrast(
+    draws: Draws, a: str, b: str, metric: str = "auroc", margin: float = 0.01
+) -> dict[str, Any]:
+    """Arm ``a`` minus arm ``b``: estimate, 95 % percentile interval, p value and verdict.
+
+    ``draws`` come from ``bootstrap``, which says what the interval covers. ``p`` is two-sided,
+    2 (1 + k) / (1 + draws), k the draws on the rarer side of 0. ``equivalent``: two one-sided
+    tests at 5 %, that is, the 90 % interval lies within +/- ``margin``. The verdict is "better" or
+    "worse" where 0 is outside the 95 % interval, else "equivalent" or "inconclusive".
+    """
+    difference = draws[a][metric] - draws[b][metric]
+    estimate, rest = difference[0], difference[1:]
+    low, low90, high90, high = np.quantile(rest, [0.025, 0.05, 0.95, 0.975]).tolist()
+    rarer = min((rest <= 0).sum(), (rest >= 0).sum())
+    equivalent = bool(-margin < low90 and high90 < margin)
+    if low <= 0 <= high:
+        verdict = "equivalent" if equivalent else "inconclusive"
+    else:
+        verdict = "better" if (low > 0) != (metric in LOWER_IS_BETTER) else "worse"
+    return {
+        "a": a, "b": b, "metric": metric, "estimate": float(estimate), "low": low, "high": high,
+        "p": float(min(1, 2 * (1 + rarer) / (1 + len(rest)))), "low90": low90, "high90": high90,
+        "margin": margin, "equivalent": equivalent, "verdict": verdict,
+    }  # fmt: skip
+
+
+def exchange_rate(
+    draws: Draws, base: str, synthetic: str, ceiling: str, metric: str = "auroc"
+) -> dict[str, Any]:
+    """(synthetic - base) / (ceiling - base): the share of real images' gain that synthesis gives.
+
+    ``base`` was trained without some real images, ``synthetic`` with as many synthetic ones
+    instead, ``ceiling`` with the hidden ones. A rate x reads "one synthetic image is worth x real
+    ones" as far as the metric is linear in their number in between; where it levels off, x is an
+    upper bound. ``low`` and ``high`` are the 95 % percentiles of the ratio over the same draws. If
+    the interval of ceiling - base contains 0 any rate fits (Fieller 1954): ``determined`` is
+    False, and rate and interval are None. ``ceiling_gain`` is that contrast.
+    """
+    gain = contrast(draws, ceiling, base, metric)
+    result = {"metric": metric, "ceiling_gain": gain, "rate": None, "low": None, "high": None}
+    if gain["low"] <= 0 <= gain["high"]:
+        return {**result, "determined": False}
+    start = draws[base][metric]
+    rate = (draws[synthetic][metric] - start) / (draws[ceiling][metric] - start)
+    low, high = np.quantile(rate[1:], [0.025, 0.975])
+    rates = {"rate": float(rate[0]), "low": float(low), "high": float(high)}
+    return {**result, **rates, "determined": True}
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """P values adjusted for being several, in the order given: Holm 1979's step-down method.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than
+    the one before it, or larger than 1. Below 5 % they keep any false finding's chance below 5 %.
+    """
+    p, order = np.asarray(p_values, dtype=float), np.argsort(p_values)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return steps[np.argsort(order)].tolist()
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
+    """Exact McNemar test of one seed: do two classifiers err equally often on the same images?
+
+    ``correct_a`` and ``correct_b`` (N,) bool. ``a_only`` and ``b_only`` count the images that one
+    alone got right; ``p`` is the two-sided binomial test of their equality. It takes images as
+    independent and these two trainings as given: nothing about other seeds follows.
+    """
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    a_only, b_only = int((a & ~b).sum()), int((b & ~a).sum())
+    p = binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
+    return {"a_only": a_only, "b_only": b_only, "p": float(p)}
