@@ -4,11 +4,13 @@ Imports cost seconds in every process, so one launch of this very file does most
 (``worker`` leaves what the tests compare), and two launches run an example as a user does.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_examples import config as tiny
+from test_examples import load
 
 from chestx import data, results
 from chestx.config import CommonConfig, defaults, processes
@@ -27,8 +31,7 @@ from chestx.models.classifier import classifier_loss
 from chestx.models.cvae import cvae_loss
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.models.enhanced_cvae import EnhancedCVAELoss
-from chestx.pipeline import RadiographPipeline
-from chestx.synthesis import Generator, pipeline_sampler, read_manifest, synthesize
+from chestx.synthesis import read_manifest
 from chestx.training import TrainingConfig, own_share, train
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +45,7 @@ CONFIG = TrainingConfig(num_epochs=4, batch_size=8, ema_decay=0.9, save_every_se
 DRAWING = TrainingConfig(num_epochs=2, batch_size=8, ema_decay=0.9)
 STOPPING = TrainingConfig(num_epochs=60, batch_size=8, learning_rate=3e-3, patience=3)
 PHANTOMS = {"num_phantoms": 160, "limit": 60}
+SYNTHESIS = {"generators": ("ddpm", "enhanced_cvae"), "batch_size": 7}
 
 
 def tensors(count: int, seed: int) -> RadiographTensors:
@@ -89,24 +93,9 @@ def error_of(call, *arguments, **named):
     return "no error"
 
 
-def generators():
-    """An untrained VAE and an untrained DDPM, the same in every process."""
-    torch.manual_seed(0)
-    vae = ConditionalVAE(16, 4, 2, (8, 16)).eval()
-    pipeline = RadiographPipeline(build_unet(16, (32, 32)).eval(), build_scheduler())
-    sample, settings = pipeline_sampler(pipeline, "sde-dpmsolver++", 3)
-    normal = ("NORMAL",)
-    return [
-        Generator("cvae", vae.sample, 16, "0", {}, set()),
-        Generator("ddpm", sample, 16, "0", settings, set(), normal),
-    ]
-
-
-def synthetic_sets(folder):
-    """Six batches of at most four images, then two more."""
-    for generator in generators():
-        synthesize(generator, 21, folder / generator.name, batch_size=4)
-        synthesize(generator, 26, folder / generator.name, batch_size=4)
+def run_example(name, output_dir, **changes):
+    example = load(name)
+    return example.main(tiny(example, output_dir, **changes))
 
 
 def worker(folder: Path) -> None:
@@ -120,14 +109,11 @@ def worker(folder: Path) -> None:
     radiographs = data.load(config)
     found["pixels"] = data.to_tensors(radiographs["train"], 16).images.sum().item()
     found["decoded"] = len(decoded)
-    results.append_ledger(folder / "ledger.jsonl", arm="original")
-    results.save_result(folder / "saved", config, radiographs.describe(), {}, 0.0)
-    found["result"] = results.load_result(folder / "saved", "")["num_processes"]
 
     found["history"], weights = {}, {}
     for name in MODELS:
         config = CONFIG if name == "classifier" else DRAWING
-        found["history"][name], weights[name] = train_once(name, folder / name, config)
+        found["history"][name], weights[name] = train_once(name, folder / "train" / name, config)
     found["stopping"], _ = train_once("classifier", folder / "stopping", STOPPING)
     bf16 = dataclasses.replace(DRAWING, num_epochs=1, mixed_precision="bf16")
     found["bf16"] = train_once("ddpm", folder / "bf16", bf16)[0]
@@ -146,7 +132,11 @@ def worker(folder: Path) -> None:
     fp16 = dataclasses.replace(CONFIG, mixed_precision="fp16")
     found["fp16"] = error_of(train_once, "classifier", folder / "fp16", fp16)
 
-    synthetic_sets(folder / "synthetic")
+    run_example("04_train_ddpm", folder, num_epochs=1)
+    run_example("03_train_enhanced_cvae", folder, num_epochs=1)
+    run_example("06_generate_synthetic", folder, **SYNTHESIS)
+    run_example("08_train_classifier", folder, arm="ddpm")
+    found["result"] = results.load_result(folder / "classifier", "")["num_processes"]
     state_dict = weights["classifier"].state_dict()
     save_file({k: v.contiguous() for k, v in state_dict.items()}, folder / f"rank_{rank}.st")
     found["ends"] = time.time()
@@ -155,15 +145,20 @@ def worker(folder: Path) -> None:
     train_once("classifier", folder / "dead", loss_fn=failing(lambda s: s == 3 and rank == 1, kill))
 
 
-def launch(script, *flags, **kwargs):
-    """A running ``torchrun --nproc_per_node 2``, its output in a file's place."""
+@contextlib.contextmanager
+def launched(script, *flags):
+    """A running ``torchrun --nproc_per_node 2``, which does not outlive the test."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*command, str(script), *map(str, flags)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs,
-    )  # fmt: skip
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +167,8 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHESTX_CACHE", str(folder / "cache"))
-        process = launch(__file__, folder)
-        said, _ = process.communicate(timeout=180)
+        with launched(__file__, folder) as process:
+            said, _ = process.communicate(timeout=600)
     ended = time.time()
     assert process.returncode != 0
     assert "KilledError" in said, said
@@ -206,7 +201,6 @@ def test_the_main_process_decodes_and_the_other_reads_its_cache(two):
     assert [f["decoded"] for f in found] == [60, 0]
     assert found[0]["pixels"] == found[1]["pixels"]
     assert len(list((folder / "cache").glob("tensors-*"))) == 1
-    assert len(results.read_ledger(folder / "ledger.jsonl")) == 1
 
 
 def test_training_without_draws_follows_one_process(two, one):
@@ -222,7 +216,7 @@ def test_training_without_draws_follows_one_process(two, one):
     torch.manual_seed(0)
     moved = (start().fc1.weight - model.fc1.weight).abs().max()
     assert moved > 3e-3  # thirty times the tolerance
-    assert json.loads((folder / "classifier" / "history.json").read_text())[-1]["step"] == 20
+    assert results.read_json(folder / "train/classifier/history.json")[-1]["step"] == 20
 
 
 @pytest.mark.parametrize("name", ["cvae", "enhanced_cvae", "ddpm"])
@@ -265,15 +259,24 @@ def test_precision_by_flag(two):
 
 
 def test_a_synthetic_set_is_the_one_that_one_process_writes(two, one):
-    synthetic_sets(one / "synthetic")
-    for generator in generators():
-        ours, theirs = (f / "synthetic" / generator.name for f in (two[0], one))
-        assert [record["index"] for record in read_manifest(ours)] == list(range(26))
+    """04 and 03 by two processes, then 06: the same files, byte for byte."""
+    for name in ("ddpm", "enhanced_cvae"):
+        shutil.copytree(two[0] / name, one / name)
+    made = run_example("06_generate_synthetic", one, **SYNTHESIS)
+    assert made["num_images"] == 30  # five batches for two processes
+    for name in ("ddpm", "enhanced_cvae"):
+        ours, theirs = (folder / "synthetic" / name for folder in (two[0], one))
+        assert [record["index"] for record in read_manifest(ours)] == list(range(30))
         files = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
         assert files == sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
-        assert len(files) == 27
-        for name in files:  # the manifest too
-            assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+        assert len(files) == 31
+        for file in files:  # the manifest too
+            assert (ours / file).read_bytes() == (theirs / file).read_bytes()
+    unit = run_example("08_train_classifier", one, arm="ddpm")
+    found = results.load_result(two[0] / "classifier", "")
+    assert found["num_added"] == unit["num_added"] == 30
+    assert found["test"]["auroc"] == pytest.approx(unit["test"]["auroc"], abs=0.02)
+    assert len(results.read_ledger(two[0] / "ledger.jsonl")) == 1
 
 
 def test_an_exception_in_one_process_ends_the_other_within_a_minute(two):
@@ -286,25 +289,21 @@ def test_an_example_whose_process_is_killed_ends_and_goes_on(tmp_path):
     flags += ["--num-phantoms", 160, "--limit", 60, "--save-every-seconds", 0]
     flags += ["--output-dir", tmp_path, "--resume"]
     script = ROOT / "examples" / "02_train_cvae.py"
-    process = launch(script, *flags)
-    while len(list((tmp_path / "cvae" / "checkpoints").glob("step_*"))) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-    workers = [int(child) for child in Path(children).read_text().split()]
-    ranks = {
-        int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1]): pid
-        for pid in workers
-    }
-    killed = time.time()
-    os.kill(ranks[1], signal.SIGKILL)
-    process.communicate(timeout=60)
+    with launched(script, *flags) as process:
+        while len(list((tmp_path / "cvae" / "checkpoints").glob("step_*"))) < 2:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes() for pid in children}
+        os.kill(next(pid for pid, e in environments.items() if b"\0RANK=1\0" in e), signal.SIGKILL)
+        killed = time.time()
+        process.communicate(timeout=60)
     assert process.returncode != 0
     assert time.time() - killed < 60
     assert not (tmp_path / "cvae" / "result.json").exists()
 
-    process = launch(script, *flags)
-    said, _ = process.communicate(timeout=120)
+    with launched(script, *flags) as process:
+        said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert len(re.findall("cvae: resumed at step", said)) == 1  # the main process alone prints
     assert len(re.findall("cvae: validation", said)) == 1
