@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chestx import results, synthesis
-from chestx.config import option
+from chestx.config import option, processes
 from chestx.data import Radiographs, RadiographTensors, missing_images, to_tensors
 from chestx.framing import Framing
 from chestx.metrics.classification import (
@@ -276,7 +276,8 @@ def run_unit(
             description=f"{arm}, seed {seed} {stage}".rstrip(),
             identity=results.identity(settings, data, inputs),
         )  # fmt: skip
-    model.save_pretrained(folder / "model", safe_serialization=True)
+    if processes().is_main_process:
+        model.save_pretrained(folder / "model", safe_serialization=True)
 
     splits = {"validation": validation_data, "test": real_tensors(radiographs, "test", settings)}
     results.append_ledger(
@@ -293,7 +294,7 @@ def run_unit(
         labels={name: split.labels.tolist() for name, split in splits.items()},
         probabilities=probabilities, history=history,
     )  # fmt: skip
-    for stage in stages:
+    for stage in stages if processes().is_main_process else ():
         shutil.rmtree(folder / stage / "checkpoints")
     return scored(result)
 

@@ -6,7 +6,9 @@ flags. A flag given on the command line beats the preset.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 
 ERRORS = (ValueError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError)
@@ -136,16 +139,30 @@ def interrupt(signal_number: int, frame: Any) -> None:
     raise Interrupted(signal_number)
 
 
+def processes() -> PartialState:
+    """The processes that torchrun or ``accelerate launch`` started, joined at the first call.
+
+    ``is_main_process``, ``wait_for_everyone()`` and so on; without a launcher there is one.
+    """
+    launched = "LOCAL_RANK" in os.environ
+    return PartialState(cpu=launched and not torch.cuda.is_available())  # else each is alone
+
+
 def run(main: Callable[[Any], Any], config_class: type, description: str) -> None:
     """What a script does when it is started: flags, then ``main``; errors end with one line.
 
-    Exit code 1 after an error, 130 after Ctrl-C and 143 after SIGTERM.
+    Started by torchrun or ``accelerate launch``, every process runs ``main``. ``train`` and
+    ``synthesize`` share the work among them; only the main process prints and writes. Exit code 1
+    after an error, 130 after Ctrl-C and 143 after SIGTERM.
     """
     config = parse(config_class, description=description)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, interrupt)
+    state = processes()
     try:
-        main(config)
+        with contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()):
+            main(config)
+        state.destroy_process_group()
     except KeyboardInterrupt as stop:
         print(
             f"\n{str(stop) or 'stopped'}; the same command with --resume goes on from there",

@@ -17,6 +17,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from chestx.config import processes
+
 try:
     import fcntl
 except ImportError:  # Windows: two runs in one folder go unnoticed there
@@ -161,7 +163,10 @@ def identity(config: Any, data: dict[str, Any], inputs: dict[str, Any]) -> str:
 def save_result(
     folder: Path, config: Any, data: dict, inputs: dict, seconds: float, **values: Any
 ) -> dict[str, Any]:
-    """Write ``folder/result.json``: values beside configuration, data, versions and run time."""
+    """Write ``folder/result.json``: values beside configuration, data, versions and run time.
+
+    Of several processes the main one writes, and none goes on before it has.
+    """
     result = {
         **values,
         "fingerprint": identity(config, data, inputs),
@@ -169,10 +174,13 @@ def save_result(
         "data": data,
         "inputs": inputs,
         "versions": versions(),
+        "num_processes": processes().num_processes,
         "seconds": round(seconds, 1),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    write_json(folder / "result.json", result)
+    if processes().is_main_process:
+        write_json(folder / "result.json", result)
+    processes().wait_for_everyone()
     return result
 
 
@@ -198,6 +206,8 @@ def finished(folder: Path, config: Any, data: dict, inputs: dict) -> dict[str, A
 
 def append_ledger(path: Path, **entry: Any) -> None:
     """Note one reading of the test split: what was evaluated, with which settings, and when."""
+    if not processes().is_main_process:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     entry["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = json.dumps(entry) + "\n"

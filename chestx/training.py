@@ -2,6 +2,9 @@
 
 They differ only in ``loss_fn(model, batch) -> (loss, {"name": tensor})``. Everything random in
 step k depends on (seed, process, k) alone, so an interrupted run goes on exactly as it would have.
+
+With several processes (torchrun, ``accelerate launch``) every batch is split among them. Gradients
+and metrics are means over its images, however many each process has: the same as of one process.
 """
 
 import contextlib
@@ -12,20 +15,20 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from chestx import checkpoint, results
-from chestx.config import Interrupted, generator_for, seed_sequence
+from chestx.config import Interrupted, generator_for, processes, seed_sequence
 from chestx.data import RadiographTensors
 
 LossFn = Callable[
@@ -55,23 +58,25 @@ class TrainingConfig:
     save_every_seconds: float = 300.0
 
 
-class EpochShuffle(Sampler):
+def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     """A permutation of ``length`` indices that depends on (seed, epoch) alone."""
-
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = generator_for(self.seed, SHUFFLE, self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
+    generator = generator_for(seed, SHUFFLE, epoch)
+    return torch.randperm(length, generator=generator).tolist()
 
 
-def make_loader(data: RadiographTensors, batch_size: int, sampler: Sampler | None) -> DataLoader:
-    """Batches come whole from ``data.__getitems__``, so there is nothing left to collate."""
-    return DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=lambda batch: batch)
+def cut(indices: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    """Batches of ``batch_size`` indices, the last one perhaps smaller."""
+    return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+
+
+def own_share(indices: Sequence[int], rank: int, count: int) -> tuple[list[int], float]:
+    """A batch's images that fall to process ``rank`` of ``count``, and their weight in its mean.
+
+    Where there are fewer images than processes, some run one with weight 0: none may miss a step.
+    (accelerate's loaders would fill up the last batch with images that then count twice.)
+    """
+    own = list(indices[rank::count])
+    return own or [indices[0]], len(own) / len(indices)
 
 
 def check_config(config: TrainingConfig, train_data: Any, validation_data: Any) -> None:
@@ -81,6 +86,8 @@ def check_config(config: TrainingConfig, train_data: Any, validation_data: Any) 
             raise ValueError(f"{name}={getattr(config, name)} must be positive")
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay={config.ema_decay} must lie in [0, 1); 0 turns it off")
+    if config.mixed_precision == "fp16" and processes().device.type == "cpu":
+        raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
     if len(train_data) == 0:
         raise ValueError("train_data is empty; give it at least one image")
     if validation_data is not None and len(validation_data) == 0:
@@ -89,29 +96,34 @@ def check_config(config: TrainingConfig, train_data: Any, validation_data: Any) 
         raise ValueError(f"patience={config.patience} needs validation_data; or take patience=0")
 
 
+def load_batch(
+    data: RadiographTensors, indices: list[int], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """These images and their labels, on ``device``."""
+    return {name: tensor.to(device) for name, tensor in data[indices].items()}
+
+
 @torch.no_grad()
 def validate(
-    model: torch.nn.Module, loss_fn: LossFn, loader: DataLoader, seed: int, accelerator: Accelerator
+    model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, batch_size: int, seed: int
 ) -> dict[str, float]:
-    """Mean of the training objective over ``loader`` with draws that are the same every time."""
+    """Mean of the training objective over ``data`` with draws that are the same every time.
+
+    Whole batches are dealt to the processes, and the draws depend on the batch: every number of
+    processes gives the same mean.
+    """
     model.eval()
-    totals, count = {}, 0
-    for index, batch in enumerate(loader):
-        torch.manual_seed(seed_sequence(seed, VALIDATION, accelerator.process_index, index))
-        loss, logs = loss_fn(model, batch)
-        size = len(batch["class_labels"])
-        for name, value in {"loss": loss, **logs}.items():
-            totals[name] = totals.get(name, 0.0) + value.item() * size
-        count += size
+    state, rows = processes(), []
+    for index, indices in enumerate(cut(range(len(data)), batch_size)):
+        if index % state.num_processes == state.process_index:
+            torch.manual_seed(seed_sequence(seed, VALIDATION, 0, index))
+            loss, logs = loss_fn(model, load_batch(data, list(indices), state.device))
+            values = {name: value.item() for name, value in {"loss": loss, **logs}.items()}
+            rows.append((index, len(indices), values))
     model.train()
-    return average(totals, count, accelerator)
-
-
-def average(totals: dict[str, float], count: int, accelerator: Accelerator) -> dict[str, float]:
-    """Totals over all processes divided by their number of images."""
-    sums = torch.tensor([*totals.values(), count], dtype=torch.float32, device=accelerator.device)
-    *values, count = accelerator.reduce(sums, "sum").tolist()
-    return {name: value / max(count, 1) for name, value in zip(totals, values)}
+    rows = sorted(gather_object(rows))  # by index: the same order of summation everywhere
+    names = rows[0][2]
+    return {name: sum(row[name] * size for _, size, row in rows) / len(data) for name in names}
 
 
 def resume_from(folder: Path, config: TrainingConfig, identity: str) -> Path | None:
@@ -246,17 +258,13 @@ def _train(
     description, signals,
 ):  # fmt: skip
     AcceleratorState._reset_state()  # one process may train with bf16 first, then without
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-    main = accelerator.is_main_process
+    processes()  # joined before the Accelerator is made, which would not do so on CPUs
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    main, rank = accelerator.is_main_process, accelerator.process_index
     folder = Path(output_dir) / "checkpoints"
 
     # The objects, in the order in which diffusers' own scripts make them.
     model.to(memory_format=torch.channels_last).train()
-    shuffle = EpochShuffle(len(train_data), config.seed)
-    loader = make_loader(train_data, config.batch_size, shuffle)
     steps_per_epoch = math.ceil(len(train_data) / config.batch_size)
     num_steps = config.num_epochs * steps_per_epoch
     if config.max_steps:
@@ -270,11 +278,7 @@ def _train(
         num_warmup_steps=min(config.lr_warmup_steps, num_steps // 10),
         num_training_steps=num_steps,
     )
-    raw_model, (model, optimizer, loader) = model, accelerator.prepare(model, optimizer, loader)
-    validation_loader = None
-    if validation_data is not None:
-        validation_loader = make_loader(validation_data, config.batch_size, None)
-        validation_loader = accelerator.prepare(validation_loader)
+    raw_model, (model, optimizer) = model, accelerator.prepare(model, optimizer)
     parameters = list(raw_model.parameters())
     ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
     if ema:
@@ -285,6 +289,7 @@ def _train(
     now |= {"best": math.inf, "worse": 0, "finished": False, "history": []}
     best: dict[str, torch.Tensor] = {}
     path = resume_from(folder, config, identity) if resume else None
+    accelerator.wait_for_everyone()  # nobody still looks at what the main process may delete
     if path:
         weights, state, now = checkpoint.load_checkpoint(path)
         raw_model.load_state_dict(weights["model"])
@@ -326,19 +331,21 @@ def _train(
 
     started, saved = time.monotonic() - now["seconds"], time.monotonic()
     while not now["finished"]:
-        shuffle.epoch = now["epoch"]
-        batches = accelerator.skip_first_batches(loader, now["batch"]) if now["batch"] else loader
+        order = epoch_order(len(train_data), config.seed, now["epoch"])
         epoch_started, already, speed = time.monotonic(), now["count"], 0.0
         title = f"{description}, epoch {now['epoch'] + 1}"
+        batches = cut(order, config.batch_size)[now["batch"] :]
         bar = tqdm(batches, title, disable=not main or None, leave=False)
-        for batch in bar:
-            torch.manual_seed(
-                seed_sequence(config.seed, TRAINING, accelerator.process_index, now["step"])
-            )
-            loss, logs = loss_fn(model, batch)
-            if not torch.isfinite(loss):
-                raise not_finite("loss", loss.item(), now, config, description)
-            accelerator.backward(loss)
+        for indices in bar:
+            own, weight = own_share(indices, rank, accelerator.num_processes)
+            torch.manual_seed(seed_sequence(config.seed, TRAINING, rank, now["step"]))
+            loss, logs = loss_fn(model, load_batch(train_data, own, accelerator.device))
+            logs = {"loss": loss.detach(), **logs}
+            values = torch.stack([value.float() for value in logs.values()]) * weight
+            values = dict(zip(logs, accelerator.reduce(values, "sum").tolist()))
+            if not math.isfinite(values["loss"]):  # in all processes, or in none
+                raise not_finite("loss", values["loss"], now, config, description)
+            accelerator.backward(loss * weight * accelerator.num_processes)  # DDP takes the mean
             norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
             if accelerator.scaler is None and not torch.isfinite(norm):  # fp16 skips such steps
                 raise not_finite("gradient's norm", norm.item(), now, config, description)
@@ -348,29 +355,28 @@ def _train(
             if ema:
                 ema.step(parameters)
 
-            size = len(batch["class_labels"])
-            for name, value in {"loss": loss, **logs}.items():
-                now["totals"][name] = now["totals"].get(name, 0.0) + value.item() * size
-            now["count"] += size
+            for name, value in values.items():
+                now["totals"][name] = now["totals"].get(name, 0.0) + value * len(indices)
+            now["count"] += len(indices)
             now["step"] += 1
             now["batch"] += 1
             now["seconds"] = time.monotonic() - started
             speed = (now["count"] - already) / (time.monotonic() - epoch_started)
-            bar.set_postfix(loss=f"{loss.item():.4g}", images_per_s=f"{speed:.0f}", refresh=False)
+            bar.set_postfix(loss=values["loss"], images_per_s=f"{speed:.0f}", refresh=False)
             if now["step"] >= num_steps:
                 break
             save()
 
         # The epoch is over: evaluate, keep the best, sample, log, save.
         row = {"epoch": now["epoch"] + 1, "step": now["step"], "lr": lr_scheduler.get_last_lr()[0]}
-        row["train"] = average(now["totals"], now["count"], accelerator)
-        row["images_per_second"] = round(speed * accelerator.num_processes, 1)
+        row["train"] = {name: total / now["count"] for name, total in now["totals"].items()}
+        row["images_per_second"] = round(speed, 1)
         now |= {"epoch": now["epoch"] + 1, "batch": 0, "totals": {}, "count": 0}
         if ema:
             ema.store(parameters)
             ema.copy_to(parameters)
-        if validation_loader is not None:
-            scores = validate(model, loss_fn, validation_loader, config.seed, accelerator)
+        if validation_data is not None:
+            scores = validate(raw_model, loss_fn, validation_data, config.batch_size, config.seed)
             row["validation"], better = scores, scores["loss"] < now["best"]
             if not math.isfinite(scores["loss"]):
                 raise not_finite("validation loss", scores["loss"], now, config, description)
@@ -396,5 +402,6 @@ def _train(
     if best:
         raw_model.load_state_dict(best)
     raw_model.eval()
+    accelerator.wait_for_everyone()  # until the main process has written everything
     now["history"][-1]["seconds"] = round(now["seconds"], 1)  # over all interruptions
     return now["history"]

@@ -18,7 +18,7 @@ from chestx.pipeline import RadiographPipeline
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = re.findall(r"python examples/(\w+)\.py([^`#\n]*)", README)
+COMMANDS = re.findall(r" examples/(\w+)\.py([^`#\n]*)", README)
 EXERCISES = re.findall(r"^\| `(\w+)` \|[^|]*\?[^|]*\| `(--[^`]+)`", README, flags=re.M)
 
 
