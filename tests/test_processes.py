@@ -246,7 +246,7 @@ def test_both_resume_bit_for_bit_and_refuse_another_configuration(two):
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_both(two):
     for found in two[1]:
-        assert re.match("FloatingPointError: .*the loss is nan at step 3 ", found["nan"])
+        assert re.match("FloatingPointError: .*the loss is nan at step 3;", found["nan"])
 
 
 def test_precision_by_flag(two):
