@@ -62,8 +62,8 @@ def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkey
 
 def test_pictures_are_of_the_data_that_the_readme_says():
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert [Path(name).stem for name in shown] == ["flow", "scores", "phantoms"]
-    for name, kind in zip(shown, ("real data", "real data", "phantom data")):
+    assert [Path(name).stem for name in shown] == ["flow", "forest", "scores", "phantoms"]
+    for name, kind in zip(shown, ("real data", "real data", "real data", "phantom data")):
         assert (ROOT / name).stat().st_size < 400_000
         with Image.open(ROOT / name) as picture:
             assert picture.text["Description"].startswith(kind)
