@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from chestx import results
+from chestx.config import processes
 
 Weights = dict[str, torch.Tensor]
 
@@ -71,7 +72,8 @@ def save_checkpoint(
 
 def made_with() -> dict[str, Any]:
     """What must stay the same for a resumed run to end bit for bit as an uninterrupted one."""
-    return {**results.versions(), "threads": torch.get_num_threads()}
+    shared = {"threads": torch.get_num_threads(), "processes": processes().num_processes}
+    return {**results.versions(), **shared}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

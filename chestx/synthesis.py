@@ -6,6 +6,7 @@ its batches in turn; the main one writes.
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -225,6 +226,16 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
 
 
+def sound_records(folder: Path) -> list[dict[str, Any]]:
+    """``read_manifest`` up to the first record whose file is missing or altered."""
+
+    def sound(record: dict[str, Any]) -> bool:
+        path = folder / "train" / record["file_name"]
+        return path.exists() and results.file_hash(path) == record["sha256"]
+
+    return list(itertools.takewhile(sound, read_manifest(folder)))
+
+
 def records_of(generator: Generator, folder: Path) -> list[dict[str, Any]]:
     """``read_manifest``; raises ValueError unless these very weights made every record."""
     records = read_manifest(folder)
@@ -269,7 +280,8 @@ def synthesize(
 
     ``folder/train/NORMAL/synthetic_000000.png`` and ``folder/train/metadata.jsonl``, which
     ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. If it was
-    made with other settings ``overwrite`` replaces it; without, it raises ValueError.
+    made with other settings ``overwrite`` replaces it; without, it raises ValueError. From the
+    first missing or altered file on the images are made again.
     """
     class_name = class_names[label]
     if num_images < 1:
@@ -283,9 +295,10 @@ def synthesize(
             f"{class_names} is missing here; train it on this very training split"
         )
     state, common = processes(), _common_fields(generator, class_name, seed)
-    records, same = read_manifest(folder), same_settings(generator, folder, seed, class_name)
+    records, same = sound_records(folder), same_settings(generator, folder, seed, class_name)
     if not same and not overwrite:
-        differ = [key for key in common if records[0].get(key) != common[key]]
+        first = read_manifest(folder)[0]
+        differ = [key for key in common if first.get(key) != common[key]]
         raise ValueError(
             f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
             f"--overwrite, or choose another folder"
@@ -355,7 +368,7 @@ def load_synthetic(
     for record in records[:num_images]:
         path = folder / "train" / record["file_name"]
         if not path.exists() or results.file_hash(path) != record["sha256"]:
-            raise ValueError(f"{path} is missing or altered; delete {folder} and run 06 again")
+            raise ValueError(f"{path} is missing or altered; run 06 again, which makes it anew")
         with Image.open(path) as picture:
             if picture.size != (image_size, image_size):  # resizing one class would be a cue
                 raise ValueError(

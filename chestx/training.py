@@ -146,7 +146,7 @@ def resume_from(folder: Path, config: TrainingConfig, identity: str) -> Path | N
     ]
     if not differ:
         for name, now in checkpoint.made_with().items():
-            if (then := progress["made_with"].get(name)) != now:
+            if (then := progress["made_with"].get(name, now)) != now:
                 print(f"{path}: {name} {then} there, {now} now: the last bits may differ")
         return path
     if not progress["finished"]:
@@ -247,10 +247,13 @@ def train(
     count = sum(parameter.numel() for parameter in model.parameters())
     identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
     with noted_signals() as signals, memory_named(config.batch_size):
-        return _train(
+        history = _train(
             model, loss_fn, train_data, config, output_dir, validation_data, on_sample, resume,
             identity, description, signals,
         )  # fmt: skip
+    if signals:  # it came while the last checkpoint was written
+        raise Interrupted(signals[0], f": {description} is finished and saved in {output_dir}")
+    return history
 
 
 def _train(

@@ -81,7 +81,7 @@ def main(config: Config) -> dict:
         return synthesis.same_settings(generator, target, config.seed, radiographs.class_names[y])
 
     complete = all(
-        unchanged(generator, y, target) and len(synthesis.read_manifest(target)) >= count
+        unchanged(generator, y, target) and len(synthesis.sound_records(target)) >= count
         for generator, y, count, target in jobs
     )
     done = results.finished(folder, config, description, inputs) if complete else None
@@ -92,7 +92,7 @@ def main(config: Config) -> dict:
     sets, seconds = {}, {}
     for generator, y, count, target in jobs:
         before = time.monotonic()
-        already = len(synthesis.read_manifest(target)) if unchanged(generator, y, target) else 0
+        already = len(synthesis.sound_records(target)) if unchanged(generator, y, target) else 0
         synthesis.synthesize(
             generator, count, target, label=y, class_names=radiographs.class_names,
             seed=config.seed, batch_size=config.batch_size, overwrite=config.overwrite,

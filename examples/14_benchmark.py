@@ -95,6 +95,7 @@ def main(config: Config) -> dict:
         images_per_second=speeds, device=str(world.device.type),
     )  # fmt: skip
     found = [results.read_json(path) for path in sorted(folder.parent.glob("*/result.json"))]
+    found = [r for r in found if r["fingerprint"] == result["fingerprint"]]  # the same work
     print(f"{'images per second':<32}" + "".join(f"{r['name']:>16}" for r in found))
     for row in speeds:
         measured = [r["images_per_second"].get(row, float("nan")) for r in found]

@@ -27,7 +27,7 @@ from test_kill import SEED, exit_code, forked, saved_step
 from test_training import KilledError, build, data, killed_at
 
 from chestx import checkpoint, images, results, sources, synthesis
-from chestx.config import CommonConfig
+from chestx.config import CommonConfig, Interrupted
 from chestx.config import run as run_script
 from chestx.data import load_radiographs, to_tensors
 from chestx.models import ConditionalVAE
@@ -299,6 +299,21 @@ def test_signal_handlers_are_installed_for_the_training_alone(tmp_path):
     thread.start()
     thread.join()
     assert seen[-1] == before[1] and (tmp_path / "b" / "history.json").exists()
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run(tmp_path, monkeypatch):
+    """In run_all the next training would start otherwise; the one that is done stays done."""
+    save = checkpoint.save_checkpoint
+
+    def interrupted(folder, step, weights, state, progress, *args):
+        if progress["finished"]:
+            signal.raise_signal(signal.SIGTERM)
+        return save(folder, step, weights, state, progress, *args)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", interrupted)
+    with pytest.raises(Interrupted, match="is finished and saved in"):
+        train(build(), classifier_loss, data(), CONFIG, tmp_path)
+    assert checkpoint.newest(tmp_path / "checkpoints")[1]["finished"]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
