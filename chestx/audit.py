@@ -71,6 +71,8 @@ def leak_audit(radiographs: Radiographs) -> dict[str, Any]:
     )
     if shared:
         sentence += ", but for what the deck's val folder shares with train"
+    if unknown := radiographs.count_unnamed():
+        sentence += f"; of {unknown:,} images the patient is unknown"
     return {
         "images": counts,
         "pairs": len(pairs),
@@ -112,7 +114,8 @@ def check_sources(
     saw = "no test image" if radiographs.protocol == "deck" else "images of train alone"
     sentence = (
         f"{sum(checked.values()):,} synthetic images in {len(checked)} sets: their generators saw "
-        f"{saw}, and none is a copy of one of {sum(map(len, radiographs.values())):,} real images."
+        f"{saw}, and none is, file or pixel for pixel, one of "
+        f"{sum(map(len, radiographs.values())):,} real images (near copies: 07)."
     )
     return {"files": checked, "sentence": sentence}
 

@@ -7,6 +7,7 @@ reading of the test split goes through ``run_unit`` and into the ledger.
 """
 
 import dataclasses
+import hashlib
 import math
 import shutil
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from chestx import results, synthesis
-from chestx.config import option
+from chestx.config import option, processes
 from chestx.data import Radiographs, RadiographTensors, missing_images, to_tensors
 from chestx.framing import Framing
 from chestx.metrics.classification import (
@@ -253,6 +254,8 @@ def run_unit(
     """
     folder = Path(output_dir) / "comparison" / settings.protocol / arm / f"seed_{seed}"
     spec, (images, identity) = ARMS.get(arm, Arm()), added
+    if images is not None and not identity:  # somebody's own
+        identity = {"images": hashlib.sha256(images.images.numpy().tobytes()).hexdigest()}
     data, inputs = radiographs.describe(), {"arm": arm, "seed": seed, **identity}
     if spec != Arm(spec.adds):  # what a plain arm with added images does not say
         inputs["spec"] = dataclasses.asdict(spec)
@@ -276,7 +279,8 @@ def run_unit(
             description=f"{arm}, seed {seed} {stage}".rstrip(),
             identity=results.identity(settings, data, inputs),
         )  # fmt: skip
-    model.save_pretrained(folder / "model", safe_serialization=True)
+    if processes().is_main_process:
+        model.save_pretrained(folder / "model", safe_serialization=True)
 
     splits = {"validation": validation_data, "test": real_tensors(radiographs, "test", settings)}
     results.append_ledger(
@@ -293,7 +297,7 @@ def run_unit(
         labels={name: split.labels.tolist() for name, split in splits.items()},
         probabilities=probabilities, history=history,
     )  # fmt: skip
-    for stage in stages:
+    for stage in stages if processes().is_main_process else ():
         shutil.rmtree(folder / stage / "checkpoints")
     return scored(result)
 

@@ -6,8 +6,11 @@ flags. A flag given on the command line beats the preset.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
+import signal
 import sys
 import types
 import typing
@@ -16,7 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from safetensors import SafetensorError
 
+ERRORS = (ValueError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError)
+ERRORS += (SafetensorError,)  # what ends a script with one line
 PRESETS = ("quick", "laptop", "slides")
 
 
@@ -119,14 +126,50 @@ def parse(config_class: type, argv: list[str] | None = None, description: str = 
     return config_class(**vars(parser.parse_args(argv)))
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal (Ctrl-C, or what a scheduler sends) that ends the run; what is done is saved."""
+
+    def __init__(self, signal_number: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{where}")
+        self.exit_code = 128 + signal_number
+
+
+def interrupt(signal_number: int, frame: Any) -> None:
+    """A signal handler: end at once, but with a clear line."""
+    raise Interrupted(signal_number)
+
+
+def processes() -> PartialState:
+    """The processes that torchrun or ``accelerate launch`` started, joined at the first call.
+
+    ``is_main_process``, ``wait_for_everyone()`` and so on; without a launcher there is one.
+    """
+    launched = "LOCAL_RANK" in os.environ
+    return PartialState(cpu=launched and not torch.cuda.is_available())  # else each is alone
+
+
 def run(main: Callable[[Any], Any], config_class: type, description: str) -> None:
-    """What a script does when it is started: flags, then ``main``; errors end with one line."""
+    """What a script does when it is started: flags, then ``main``; errors end with one line.
+
+    Started by torchrun or ``accelerate launch``, every process runs ``main``. ``train`` and
+    ``synthesize`` share the work among them; only the main process prints and writes. Exit code 1
+    after an error, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     config = parse(config_class, description=description)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, interrupt)
+    state = processes()
     try:
-        main(config)
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command with --resume goes on from the last checkpoint")
-    except (ValueError, OSError, ImportError) as error:
+        with contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()):
+            main(config)
+        state.destroy_process_group()
+    except KeyboardInterrupt as stop:
+        print(
+            f"\n{str(stop) or 'stopped'}; the same command with --resume goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(getattr(stop, "exit_code", 130))
+    except ERRORS as error:
         if os.environ.get("CHESTX_DEBUG"):
             raise
         sys.exit(f"error: {error}\n(CHESTX_DEBUG=1 shows where it came from)")

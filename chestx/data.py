@@ -9,7 +9,6 @@ the Kaggle set ``paultimothymooney/chest-xray-pneumonia``.
 """
 
 import itertools
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,14 +18,14 @@ import datasets
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from chestx import images, results
-from chestx.config import CommonConfig
+from chestx.config import CommonConfig, processes
 from chestx.sources import (
     CACHE_VERSION,
     CLASS_NAMES,
@@ -222,8 +221,9 @@ def load_radiographs(
     """
     if protocol not in ("fair", "deck"):
         raise ValueError(f"protocol={protocol!r} is unknown; choose 'fair' or 'deck'")
-    folder = source_folder(source, num_phantoms, phantom_size)
-    class_names, rows, skipped = folder_rows(folder, skip_bad_files, classes)
+    with processes().local_main_process_first():  # the others find what it put into the cache
+        folder = source_folder(source, num_phantoms, phantom_size)
+        class_names, rows, skipped = folder_rows(folder, skip_bad_files, classes)
     if protocol == "deck" and list(rows) != list(FOLDERS):
         raise ValueError(
             f"the deck protocol takes the official folders {FOLDERS} as they are, but {source!r} "
@@ -347,18 +347,20 @@ class RadiographTensors(torch.utils.data.Dataset):
 
 def to_tensors(split: datasets.Dataset, image_size: int, resize: str = "squash"):
     """Decode a split into ``RadiographTensors`` of ``image_size``, once: then from the cache."""
+    with processes().local_main_process_first():
+        pixels = _pixels(split, image_size, resize)
+    return RadiographTensors(pixels, torch.tensor(list(split["label"]), dtype=torch.int64))
+
+
+def _pixels(split: datasets.Dataset, image_size: int, resize: str) -> torch.Tensor:
     key = results.fingerprint(CACHE_VERSION, list(split["sha256"]), image_size, resize)
     cached = cache_dir() / f"tensors-{key}.safetensors"
-    labels = torch.tensor(list(split["label"]), dtype=torch.int64)
     if cached.exists():
         try:
-            return RadiographTensors(load_file(cached)["images"], labels)
+            return load_file(cached)["images"]
         except SafetensorError as error:
             print(f"{cached} is damaged ({error}); decoding again")
     bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
     pixels = torch.stack([images.decode(image, image_size, resize) for image in bar])
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    beside = cached.with_name(f".{cached.name}.{os.getpid()}")
-    save_file({"images": pixels}, beside)
-    beside.replace(cached)
-    return RadiographTensors(pixels, labels)
+    results.write_bytes(cached, save({"images": pixels}))
+    return pixels

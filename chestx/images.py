@@ -12,10 +12,11 @@ from PIL import Image
 MIN_SIDE = 8  # pixels; below this nothing of a chest is left
 MAX_PIXELS = 50_000_000  # a header may claim any size; the largest real file has 6 million
 MAX_ASPECT = 8.0
+MAX_BYTES = 8 * MAX_PIXELS  # 16-bit RGBA without compression
 
 
 def check_size(image: Image.Image) -> None:
-    """Raise ValueError if the size that the header claims is absurd for a radiograph."""
+    """Raise ValueError if the header claims an absurd size for a radiograph, or several images."""
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise ValueError(f"{width} x {height} pixels; each side needs at least {MIN_SIDE}")
@@ -23,6 +24,9 @@ def check_size(image: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels; more than {MAX_PIXELS:,} are refused")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f"{width} x {height} pixels; the aspect is beyond {MAX_ASPECT:g}:1")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's JPEG with a preview
+        raise ValueError(f"{frames} images in one file (animated, or pages); save one per file")
 
 
 def to_grayscale(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from chestx import images as pixels
-from chestx.config import generator_for
+from chestx.config import generator_for, processes
 from chestx.data import RadiographTensors
 from chestx.metrics.distribution import kid_difference, kid_floor, kid_interval
 from chestx.metrics.features import Extract, FeatureSpace
@@ -38,9 +38,7 @@ def timed_images(
 def stock_sampler(folder: Path) -> Sample:
     """diffusers' own ``DDPMPipeline`` with every step of training, as ``timed_images`` wants it."""
     pipeline = DDPMPipeline.from_pretrained(folder)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(
-        disable=True
-    )
+    pipeline.to(processes().device).set_progress_bar_config(disable=True)
     steps = pipeline.scheduler.config.num_train_timesteps
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:

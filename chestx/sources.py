@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from chestx import images, phantom, results
@@ -136,6 +136,8 @@ def is_image_name(path: Path) -> bool:
 def inspect_file(path: Path) -> tuple[str, str]:
     """(SHA-256, reason why the file is unreadable or "") after decoding it once."""
     try:
+        if (size := path.stat().st_size) > images.MAX_BYTES:
+            return "not read", f"{size:,} bytes; more than {images.MAX_BYTES:,} are refused"
         content = path.read_bytes()
     except OSError as error:  # rights, network: no verdict on the file, hence no hash
         return "", f"{type(error).__name__}: {error}"
@@ -145,6 +147,7 @@ def inspect_file(path: Path) -> tuple[str, str]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             images.check_size(image)
+            ImageOps.exif_transpose(image, in_place=True)  # as datasets does
             images.to_grayscale(image)
         return sha, ""
     except Exception as error:  # Pillow's plugins raise whatever they like on a broken file

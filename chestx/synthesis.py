@@ -1,23 +1,27 @@
 """Synthetic sets on disk: PNGs in Kaggle layout and a manifest, made by a trained generator.
 
 A set is a sequence: image i depends on (seed, i) alone, whatever the batch size, so a longer set
-begins with the shorter one and an interrupted one goes on where it stopped.
+begins with the shorter one and an interrupted one goes on where it stopped. Several processes take
+its batches in turn; the main one writes.
 """
 
 import dataclasses
+import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from diffusers import ModelMixin
 from PIL import Image
 from tqdm.auto import tqdm
 
 from chestx import images, results
-from chestx.config import generator_for
+from chestx.config import generator_for, processes
 from chestx.data import (
     Radiographs,
     RadiographTensors,
@@ -25,7 +29,7 @@ from chestx.data import (
     smaller_class,
     to_tensors,
 )
-from chestx.models import ConditionalVAE, EnhancedConditionalVAE
+from chestx.models import ConditionalVAE, EnhancedConditionalVAE, check_configs
 from chestx.models.ddpm import takes_class_labels
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
@@ -55,8 +59,9 @@ class Generator:
 
 def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
     """Write the weights to ``folder/model`` and, first, which images of which split made them."""
-    results.write_json(folder / "trained_on.json", sorted(split["sha256"]))
-    model.save_pretrained(folder / "model", safe_serialization=True)
+    if processes().is_main_process:
+        results.write_json(folder / "trained_on.json", sorted(split["sha256"]))
+        model.save_pretrained(folder / "model", safe_serialization=True)
 
 
 def load_generator(
@@ -81,17 +86,19 @@ def load_generator(
             f"{folder} holds no finished {name}; run `python examples/"
             f"{script.get(name, '04_train_ddpm.py')}{flag}` first"
         )
+    check_configs(folder / "model")
     trained_on = set(results.read_json(folder / "trained_on.json"))
     counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
     classes = tuple(counts)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes().device
     if name in VAES:
-        model = VAES[name].from_pretrained(folder / "model").to(device).eval()
+        model = VAES[name].from_pretrained(folder / "model", use_safetensors=True).to(device).eval()
         weights = folder / "model" / "diffusion_pytorch_model.safetensors"
         settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
         size, sample = model.config.image_size, model.sample
     else:
-        pipeline = RadiographPipeline.from_pretrained(folder / "model").to(device)
+        pipeline = RadiographPipeline.from_pretrained(folder / "model", use_safetensors=True)
+        pipeline.to(device)
         sample, settings = pipeline_sampler(
             pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
         )
@@ -212,12 +219,21 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     path = folder / "train" / "metadata.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
+    complete = [line for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
     try:
         return [json.loads(line) for line in complete]
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and run 06 again") from None
+
+
+def sound_records(folder: Path) -> list[dict[str, Any]]:
+    """``read_manifest`` up to the first record whose file is missing or altered."""
+
+    def sound(record: dict[str, Any]) -> bool:
+        path = folder / "train" / record["file_name"]
+        return path.exists() and results.file_hash(path) == record["sha256"]
+
+    return list(itertools.takewhile(sound, read_manifest(folder)))
 
 
 def records_of(generator: Generator, folder: Path) -> list[dict[str, Any]]:
@@ -258,12 +274,14 @@ def synthesize(
     class_names: tuple[str, str] = CLASS_NAMES,
     seed: int = 0,
     batch_size: int = 32,
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """Write images 0 to ``num_images - 1`` of ``label`` to ``folder`` and return their records.
 
     ``folder/train/NORMAL/synthetic_000000.png`` and ``folder/train/metadata.jsonl``, which
-    ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. Raises
-    ValueError if it was made with other settings.
+    ``load_dataset("imagefolder", data_dir=folder)`` reads. What is there already stays. If it was
+    made with other settings ``overwrite`` replaces it; without, it raises ValueError. From the
+    first missing or altered file on the images are made again.
     """
     class_name = class_names[label]
     if num_images < 1:
@@ -276,38 +294,61 @@ def synthesize(
             f"{generator.name} was trained on {generator.classes}, but {class_name} of "
             f"{class_names} is missing here; train it on this very training split"
         )
-    common, records = _common_fields(generator, class_name, seed), read_manifest(folder)
-    if not same_settings(generator, folder, seed, class_name):
-        differ = [key for key in common if records[0].get(key) != common[key]]
+    state, common = processes(), _common_fields(generator, class_name, seed)
+    records, same = sound_records(folder), same_settings(generator, folder, seed, class_name)
+    if not same and not overwrite:
+        first = read_manifest(folder)[0]
+        differ = [key for key in common if first.get(key) != common[key]]
         raise ValueError(
             f"{folder} holds a set made with another {', '.join(differ)}; delete it, give "
             f"--overwrite, or choose another folder"
         )
+    records = records if same else []
     common["versions"] = ", ".join(f"{name} {value}" for name, value in results.versions().items())
-    (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
-    manifest = folder / "train" / "metadata.jsonl"
-    whole_lines = "".join(json.dumps(record) + "\n" for record in records)
-    if not manifest.exists() or manifest.read_text(encoding="utf-8") != whole_lines:
-        results.write_text(manifest, whole_lines)  # without a line that was cut off
+    results.hold(folder)
+    state.wait_for_everyone()  # nobody still reads what the main process changes now
+    if state.is_main_process:
+        if not same:
+            shutil.rmtree(folder)
+        (folder / "train" / class_name).mkdir(parents=True, exist_ok=True)
+        whole_lines = "".join(json.dumps(record) + "\n" for record in records)
+        results.write_text(folder / "train" / "metadata.jsonl", whole_lines)  # none that is cut off
 
-    missing = range(len(records), num_images)
-    bar = tqdm(total=num_images, initial=len(records), desc=generator.name, disable=None)
-    for start in range(missing.start, missing.stop, batch_size):
-        indices = list(range(start, min(start + batch_size, missing.stop)))
-        torch_generators = [generator_for(seed, SYNTHESIS, index) for index in indices]
-        labels = torch.full((len(indices),), label)
-        batch = images.to_uint8(generator.sample(labels, torch_generators)).cpu()
-        with manifest.open("a", encoding="utf-8") as file:
-            for index, picture in zip(indices, batch):
-                name = f"{class_name}/synthetic_{index:06d}.png"
-                path = folder / "train" / name
-                Image.fromarray(picture[0].numpy()).save(path)
-                record = {"file_name": name, "index": index, "sha256": results.file_hash(path)}
-                file.write(json.dumps(record | common) + "\n")
-                records.append(record | common)
-        bar.update(len(indices))
+    starts = range(len(records), num_images, batch_size)
+    batches = [range(start, min(start + batch_size, num_images)) for start in starts]
+    bar = tqdm(
+        total=num_images, initial=len(records), desc=generator.name,
+        disable=not state.is_main_process or None,
+    )  # fmt: skip
+    for first in range(0, len(batches), state.num_processes):
+        turn = batches[first : first + state.num_processes]  # one batch for each process
+        made = [
+            generator.sample(
+                torch.full((len(indices),), label),
+                [generator_for(seed, SYNTHESIS, index) for index in indices],
+            )
+            for indices in turn[state.process_index : state.process_index + 1]
+        ]
+        made = gather_object([images.to_uint8(batch).cpu() for batch in made])
+        for indices, batch in zip(turn, made):
+            if state.is_main_process:
+                _write_batch(folder, class_name, indices, batch, common)
+            bar.update(len(indices))
     bar.close()
-    return records[:num_images]
+    state.wait_for_everyone()
+    return read_manifest(folder)[:num_images]
+
+
+def _write_batch(
+    folder: Path, class_name: str, indices: range, batch: torch.Tensor, common: dict[str, Any]
+) -> None:
+    with (folder / "train" / "metadata.jsonl").open("a", encoding="utf-8") as manifest:
+        for index, picture in zip(indices, batch):
+            name = f"{class_name}/synthetic_{index:06d}.png"
+            path = folder / "train" / name
+            Image.fromarray(picture[0].numpy()).save(path)
+            record = {"file_name": name, "index": index, "sha256": results.file_hash(path)}
+            manifest.write(json.dumps(record | common) + "\n")
 
 
 def load_synthetic(
@@ -327,7 +368,7 @@ def load_synthetic(
     for record in records[:num_images]:
         path = folder / "train" / record["file_name"]
         if not path.exists() or results.file_hash(path) != record["sha256"]:
-            raise ValueError(f"{path} is missing or altered; delete {folder} and run 06 again")
+            raise ValueError(f"{path} is missing or altered; run 06 again, which makes it anew")
         with Image.open(path) as picture:
             if picture.size != (image_size, image_size):  # resizing one class would be a cue
                 raise ValueError(

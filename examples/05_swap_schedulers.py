@@ -19,7 +19,7 @@ from typing import Literal
 from chestx import data, figures, images, results, sampling, synthesis, twin
 from chestx.config import CommonConfig, option, run
 from chestx.metrics import features
-from chestx.models import ChestCNN
+from chestx.models import ChestCNN, check_configs
 from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import steps_within
 
@@ -72,6 +72,7 @@ def main(config: Config) -> dict:
         unit = Path(config.output_dir) / f"comparison/{config.protocol}/original/seed_{config.seed}"
         made_by = results.load_result(unit, "09_compare_augmentation.py")
         inputs["classifier"] = made_by["fingerprint"]
+        check_configs(unit / "model")
         extract = features.classifier_features(ChestCNN.from_pretrained(unit / "model"))
     if config.resume and (done := results.finished(folder, config, description, inputs)):
         return done
@@ -90,8 +91,8 @@ def main(config: Config) -> dict:
     surveyed = twin.survey(gaussian, scheduler, config.steps)
     chosen = twin.candidates(surveyed, config.num_candidates)
     print("\n".join(_line(row) for row in surveyed))
-    how = {"num_images": config.num_images, "batch_size": config.batch_size, "seed": config.seed}
-    how["label"] = label
+    how = {"num_images": config.num_images, "batch_size": config.batch_size, "seed": config.seed,
+           "label": label}  # fmt: skip
     # What learning nothing but mean and covariance scores: every learned generator must beat it.
     twin_row, *_ = sampling.measure(lambda _, each: gaussian.sample(each), judge, **how)
     print(f"candidates: {', '.join(chosen)}")

@@ -10,7 +10,6 @@ reads them. `--protocol deck` needs more of them and adds the others. Expect a m
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -82,7 +81,7 @@ def main(config: Config) -> dict:
         return synthesis.same_settings(generator, target, config.seed, radiographs.class_names[y])
 
     complete = all(
-        unchanged(generator, y, target) and len(synthesis.read_manifest(target)) >= count
+        unchanged(generator, y, target) and len(synthesis.sound_records(target)) >= count
         for generator, y, count, target in jobs
     )
     done = results.finished(folder, config, description, inputs) if complete else None
@@ -93,12 +92,10 @@ def main(config: Config) -> dict:
     sets, seconds = {}, {}
     for generator, y, count, target in jobs:
         before = time.monotonic()
-        if config.overwrite and not unchanged(generator, y, target):
-            shutil.rmtree(target)
-        already = len(synthesis.read_manifest(target))
+        already = len(synthesis.sound_records(target)) if unchanged(generator, y, target) else 0
         synthesis.synthesize(
             generator, count, target, label=y, class_names=radiographs.class_names,
-            seed=config.seed, batch_size=config.batch_size,
+            seed=config.seed, batch_size=config.batch_size, overwrite=config.overwrite,
         )  # fmt: skip
         sets[target.name] = synthesis.load_synthetic(
             target, num_images if y == label else count, generator.image_size,

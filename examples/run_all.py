@@ -1,7 +1,7 @@
 """From radiographs to the verdict: every step in one process, then the report.
 
     python examples/run_all.py                                  # phantoms, about seven minutes
-    python examples/run_all.py --preset laptop --data FOLDER    # real images, about two hours
+    python examples/run_all.py --preset laptop --data FOLDER    # real images, about four hours
 
 What is done for the same configuration is skipped, what was interrupted goes on. Ends with
 `outputs/report.html` (`outputs/laptop/report.html` with `--preset laptop`).

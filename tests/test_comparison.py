@@ -20,7 +20,7 @@ from chestx.report import build_report
 PLAN = results.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
 FEW = PLAN | {"bootstrap": {"num_draws": 400, "seed": 0}}
 DATA = {
-    "kind": "real", "source": "chest_xray", "protocol": "fair", "fingerprint": "0",
+    "kind": "real", "source": "chest_xray", "protocol": "fair", "fingerprint": "32a261012819",
     "counts": {s: {"NORMAL": 40, "PNEUMONIA": 80} for s in ("train", "validation", "test")},
     "skipped_files": {},
 }  # fmt: skip
@@ -49,7 +49,7 @@ def result(group="main", seeds=3, gains=None, plan=FEW, data=DATA, **config):
     own = units(GROUPS[group], seeds, gains)
     found = comparison.compare(own, PATIENTS, plan, primary=group == "main")
     found["exchange"] = comparison.exchange_rates(own, PATIENTS, plan)
-    values = {"num_epochs": 5, "num_epochs_ddpm": 3, "num_steps": 12} | config
+    values = {"num_epochs": 5, "num_epochs_ddpm": 3, "num_steps": 1200} | config
     return own, {"arms": comparison.summarize(own), "deck": [], "plan": plan, "data": data,
                  "config": values, **found}  # fmt: skip
 
@@ -144,8 +144,9 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
     made = {"primary": primary, "contrasts": [], "exchange": [], "arms": arms, "plan": PLAN,
             "data": DATA, "config": {}}  # fmt: skip
     said = comparison.verdict_sentence(made, TITLES)
-    assert said.startswith("As planned: does synthetic data help? ")
-    answer, parts = said.removeprefix("As planned: does synthetic data help? ").split(": ", 1)
+    asked = "As planned: does synthetic data help more than as many duplicates of real images? "
+    assert said.startswith(asked)
+    answer, parts = said.removeprefix(asked).split(": ", 1)
     assert answer.startswith(
         ("Yes" if kinds == ("better",) else "With some generators") if "better" in kinds
         else {("worse",): "No, it makes things worse",
@@ -170,12 +171,38 @@ def test_departures_from_the_plan_are_said():
         ({"arms": [row for row in made["arms"] if row["arm"] != "cvae"]}, "without cvae"),
         ({"config": {"limit": 60}}, "at most 60 images"),
         ({"config": {"hide": 0.5}}, "hidden"),
+        ({"data": DATA | {"fingerprint": "of somebody's own"}}, "other images"),
+        ({"config": {"image_size": 32}}, "image_size 32, not 64"),
+        ({"config": {"num_steps": 250}}, "num_steps 250, not 1200"),
     ):
         changed = made | changes
         (phrase,) = comparison.deviations(changed)
         assert says in phrase
         said = comparison.verdict_sentence(changed, TITLES)
         assert said.startswith(f"Rehearsal, not the plan ({phrase})")
+
+
+def test_the_answer_is_read_beside_fresh_seeds_plain_training_and_classical_arms():
+    plan = FEW | {"num_seeds": 3, "added_later": PLAN["added_later"] | {"seeds_read_before": [0]}}
+    _, made = result(seeds=3, plan=plan)
+    assert [row["a"] for row in made["unread"]] == PLAN["primary"]["arms"]
+    assert len(made["unread"]) == len(made["primary"])
+    assert made["unread"][0]["estimate"] != made["primary"][0]["estimate"]
+    assert [(c["a"], c["b"]) for c in made["beside"]] == list(comparison.BESIDE)
+    said = comparison.verdict_sentence(made, TITLES)
+    beside = said.split("against no added images: ")[1]
+    for arm in (*PLAN["primary"]["arms"], "duplicates", "classical"):
+        assert TITLES[arm] in beside  # whatever its verdict: nothing is picked by outcome
+    assert "nobody had read before the plan" in said
+    assert "against classical augmentation" in said
+    _, known = result(seeds=1, plan=plan)
+    assert "unread" not in known
+
+
+def test_sixteen_images_of_the_deck_choose_no_threshold():
+    own = units(GROUPS["deck"], seeds=2)
+    found = comparison.compare(own, PATIENTS, FEW, primary=True, tuned=False)
+    assert {c["threshold"] for c in found["contrasts"]} == {"0.5"}
 
 
 def test_the_exchange_rate_in_words():

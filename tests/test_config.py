@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -140,7 +141,9 @@ def test_settings_are_the_fields_that_affect_the_result() -> None:
     assert results.settings(Config(seed=1)) != settings
 
 
-@pytest.mark.parametrize("error", [ValueError("no such thing"), OSError("disk full")])
+@pytest.mark.parametrize("error", [
+    ValueError("no such thing"), OSError("disk full"), FloatingPointError("the loss is nan"),
+    MemoryError("try batch_size=8"), RuntimeError("out of memory")])  # fmt: skip
 def test_errors_end_with_one_line_unless_asked_for_more(error, monkeypatch):
     def main(config):
         raise error
@@ -153,10 +156,10 @@ def test_errors_end_with_one_line_unless_asked_for_more(error, monkeypatch):
         run(main, CommonConfig, "")
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch):
-    def main(config):
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_says_how_to_go_on(number, code, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["script"])
-    with pytest.raises(SystemExit, match="--resume goes on"):
-        run(main, CommonConfig, "")
+    with pytest.raises(SystemExit) as exit_info:
+        run(lambda config: signal.raise_signal(number), CommonConfig, "")
+    assert exit_info.value.code == code
+    assert f"stopped by {number.name}; the same command with --resume" in capsys.readouterr().err

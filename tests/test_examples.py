@@ -500,3 +500,11 @@ def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path):
     assert samples == {"epoch_0001.png", "epoch_0003.png"}
     EnhancedConditionalVAE.from_pretrained(tmp_path / "enhanced_cvae" / "model")
     assert "uses the weights of the last epoch" in build_report(tmp_path, "quick").read_text()
+
+
+def test_benchmark_measures_every_model_and_sampler(tmp_path):
+    module = load("14_benchmark")
+    result = module.main(config(module, tmp_path, num_images=24, num_epochs=1, batch_size=8))
+    speeds = result["images_per_second"]
+    assert len(speeds) == 4 + len(module.SAMPLERS)
+    assert all(speed > 0 for speed in speeds.values())

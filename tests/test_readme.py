@@ -18,7 +18,7 @@ from chestx.pipeline import RadiographPipeline
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = re.findall(r"python examples/(\w+)\.py([^`#\n]*)", README)
+COMMANDS = re.findall(r" examples/(\w+)\.py([^`#\n]*)", README)
 EXERCISES = re.findall(r"^\| `(\w+)` \|[^|]*\?[^|]*\| `(--[^`]+)`", README, flags=re.M)
 
 
@@ -62,8 +62,8 @@ def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkey
 
 def test_pictures_are_of_the_data_that_the_readme_says():
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert [Path(name).stem for name in shown] == ["flow", "scores", "phantoms"]
-    for name, kind in zip(shown, ("real data", "real data", "phantom data")):
+    assert [Path(name).stem for name in shown] == ["flow", "forest", "scores", "phantoms"]
+    for name, kind in zip(shown, ("real data", "real data", "real data", "phantom data")):
         assert (ROOT / name).stat().st_size < 400_000
         with Image.open(ROOT / name) as picture:
             assert picture.text["Description"].startswith(kind)

@@ -59,15 +59,16 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(TypeError):
         results.write_json(path, {"new": object()})
 
-    def half(self: Path, text: str, **_) -> None:
-        self.write_bytes(text[: len(text) // 2].encode())
-        raise OSError("No space left on device")
+    def half(beside: Path, content: bytes) -> None:
+        beside.write_bytes(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", half)
-        with pytest.raises(OSError, match="No space"):
+        patch.setattr(results, "write_synced", half)
+        with pytest.raises(OSError, match=r"No space.*result\.json.*MB are free"):
             results.write_json(path, {"new": 2})
     assert results.read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
     results.write_json(path, {"new": 3})
     assert results.read_json(path) == {"new": 3}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
@@ -114,6 +115,17 @@ def test_damaged_ledger_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"arm": "dd')
     with pytest.raises(ValueError, match=r"ledger\.jsonl"):
         results.read_ledger(path)
+
+
+def test_a_reading_after_a_cut_off_line_is_not_lost(tmp_path: Path) -> None:
+    """The next line begins a line of its own; the error says which one to mend."""
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"arm": "dd')
+    results.append_ledger(path, arm="cvae")
+    with pytest.raises(ValueError, match="line 1"):
+        results.read_ledger(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert [reading["arm"] for reading in results.read_ledger(path)] == ["cvae"]
 
 
 @dataclasses.dataclass

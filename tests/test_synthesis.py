@@ -272,6 +272,9 @@ def test_altered_and_missing_files_are_named(
     with pytest.raises(ValueError, match=r"synthetic_000001\.png is missing or altered"):
         load_synthetic(tmp_path, 3, 16)
     assert len(load_synthetic(tmp_path, 1, 16)) == 1
+    before = read_manifest(tmp_path)
+    assert synthesize(generator, 3, tmp_path) == before  # the images depend on (seed, index) alone
+    assert len(load_synthetic(tmp_path, 3, 16)) == 3
 
 
 # ------------------------------------------------------------------------------------- leakage

@@ -12,7 +12,7 @@ from chestx.models.classifier import classifier_loss
 from chestx.models.cvae import cvae_loss
 from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.models.enhanced_cvae import EnhancedCVAELoss
-from chestx.training import EpochShuffle, TrainingConfig, train
+from chestx.training import TrainingConfig, epoch_order, train
 
 MODELS = {
     "cvae": (lambda: ConditionalVAE(16, 4, 2, (8, 16)), cvae_loss),
@@ -102,7 +102,7 @@ def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path):
         loss, logs = classifier_loss(model, batch)
         return loss if model.training else loss * float("nan"), logs
 
-    with pytest.raises(FloatingPointError, match="validation loss is nan after step 3"):
+    with pytest.raises(FloatingPointError, match="validation loss is nan at step 3"):
         train(build(), loss_fn, data(), TrainingConfig(batch_size=8), tmp_path,
               validation_data=data(6, 1))  # fmt: skip
 
@@ -149,11 +149,13 @@ def test_a_run_of_another_model_loss_or_data_is_not_passed_off_as_this_one(tmp_p
     config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
     with pytest.raises(KilledError):
         train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path, identity="a")
-    with pytest.raises(ValueError, match="model, loss and data: a there, b now"):
+    with pytest.raises(
+        ValueError, match=r"data: a ChestCNN of [\d,]+ parameters there, b ChestCNN"
+    ):
         train(build(), classifier_loss, data(), config, tmp_path, identity="b", resume=True)
 
 
-def test_nothing_is_unpickled_and_no_half_checkpoint_stays(tmp_path, monkeypatch):
+def test_nothing_is_unpickled(tmp_path):
     config = TrainingConfig(num_epochs=3, batch_size=8, ema_decay=0.9, save_every_seconds=0)
     train(build(), classifier_loss, data(), config, tmp_path)
     kept = checkpoint.list_checkpoints(tmp_path / "checkpoints")
@@ -163,14 +165,6 @@ def test_nothing_is_unpickled_and_no_half_checkpoint_stays(tmp_path, monkeypatch
         json.loads((path / "progress.json").read_text())
         names = {file.name for file in path.iterdir()}
         assert names == {"model.safetensors", "state.pt", "progress.json"}
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.save_checkpoint(tmp_path / "checkpoints", 99, {}, {}, {})
-    assert checkpoint.list_checkpoints(tmp_path / "checkpoints") == kept
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -249,13 +243,11 @@ def test_max_steps_beats_epochs(tmp_path):
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    shuffle = EpochShuffle(10, seed=3)
-    first = list(shuffle)
+    first = epoch_order(10, seed=3, epoch=0)
     torch.manual_seed(99)
-    assert list(shuffle) == first
+    assert epoch_order(10, seed=3, epoch=0) == first
     assert sorted(first) == list(range(10))
-    shuffle.epoch = 1
-    assert list(shuffle) != first
+    assert epoch_order(10, seed=3, epoch=1) != first
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
+from chestx.config import processes
 from chestx.images import to_uint8
 from chestx.sources import CLASS_NAMES
 
@@ -121,18 +122,22 @@ def class_colour(name: str, label: int) -> str:
 def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
     """Write ``output_dir/figures/name.png`` and return what the report needs to show it."""
     path = Path(output_dir) / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"Description": figure.get_supxlabel()}  # phantom or real, also in the file itself
-    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white", metadata=about)
+    if processes().is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"Description": figure.get_supxlabel()}  # phantom or real, also in the file itself
+        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white", metadata=about)
     return {"file": path.name, "caption": caption}
 
 
 def save_samples(images: torch.Tensor, folder: Path, epoch: int) -> Path:
     """Write images (B, 1, H, W) in [-1, 1] as one row, ``folder/samples/epoch_0001.png``."""
     path = folder / "samples" / f"epoch_{epoch:04d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
-    save_image(grid, path)
+    if processes().is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
+        beside = path.with_name(f".{path.name}")  # the other processes may be reading
+        save_image(grid, beside)
+        beside.replace(path)
     return path
 
 

@@ -107,6 +107,7 @@ def _score_tables(result: dict[str, Any]) -> list[Table]:
             ],
         }
         for part, names, caption in parts
+        if part == "test" or result["data"]["protocol"] != "deck"  # its val folder decides nothing
     ]
     tables[0]["header"] += ["validation accuracy", "added", "steps"]
     for line, row in zip(tables[0]["rows"], arms):
@@ -118,7 +119,8 @@ def _contrast_table(result: dict[str, Any]) -> Table:
     """One row per arm and metric; baselines and thresholds side by side."""
     found = {(c["a"], c["metric"], c["b"], c["threshold"]): c for c in result["contrasts"]}
     bases = list(dict.fromkeys(c["b"] for c in result["contrasts"]))
-    columns = [(base, threshold) for threshold in ("0.5", "validation") for base in bases]
+    thresholds = dict.fromkeys(c["threshold"] for c in result["contrasts"])
+    columns = [(base, threshold) for threshold in thresholds for base in bases]
     rows = []
     for arm in dict.fromkeys(c["a"] for c in result["contrasts"]):
         if arm == "original":  # the mirror of another row
@@ -182,6 +184,7 @@ def _deck_table(result: dict[str, Any]) -> Table:
             if metric not in slide or ours.get(slide["arm"], {}).get(metric, {"n": 0})["n"] < 2:
                 continue
             low, high = prediction_interval(ours[slide["arm"]][metric])
+            low, high = max(low, 0.0), min(high, 1.0)
             inside = "inside" if low <= slide[metric] <= high else "outside"
             mine, scope = plus_minus(ours[slide["arm"]][metric]), f"{low:.4f} to {high:.4f}"
             rows.append([slide["slide"], title, f"{slide[metric]:.4f}", mine, scope, inside])
