@@ -424,7 +424,7 @@ def test_other_classes_from_01_to_the_report(phantom_folder: Path, tmp_path: Pat
     assert all(list(count) == ["bacterial", "viral"] for count in counts.values())
     missing = counts["train"]["bacterial"] - counts["train"]["viral"]
     assert missing > 0
-    assert {row["num_synthetic"] for row in compared["arms"]} == {0, missing}
+    assert {row["num_added"] for row in compared["arms"]} == {0, missing}
     for arm in ("cvae", "ddpm"):
         assert len(list((out / "synthetic" / arm / "train" / "viral").iterdir())) == missing
     trained = results.read_json(out / "ddpm" / "result.json")
