@@ -18,6 +18,7 @@ from chestx.comparison import console, verdict_sentence
 from chestx.data import smaller_class
 from chestx.figures import TITLES
 from chestx.slides import CHAPTERS, Slide
+from chestx.sources import CLASS_NAMES
 from chestx.synthesis import DDPMS, VAES
 from chestx.tables.comparison import comparison_section
 
@@ -26,7 +27,7 @@ CAVEAT = (
     "The 95 % intervals resample training seeds and test patients together. They hold for these "
     "training images, one trained generator per arm, and this test set."
 )
-CAVEAT_REAL = (
+CAVEAT_KAGGLE = (
     " It is shifted: its NORMAL images are framed otherwise than those of the training folder. A "
     "NORMAL patient is known by a number in the file name alone, a proxy. The classifier was "
     "probed on the same test images before this project was written."
@@ -163,7 +164,10 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         if folder.startswith("comparison") and (sentence := verdict_sentence(result, TITLES))
     }
     data = next(iter(found.values()))["data"]
-    caveat = CAVEAT + CAVEAT_REAL * (data["kind"] == "real")
+    kaggle = list(data["counts"]["train"]) == list(CLASS_NAMES) and "test" in data.get(
+        "official_folders", []
+    )
+    caveat = CAVEAT + CAVEAT_KAGGLE * (data["kind"] == "real" and kaggle)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     last = max(found.values(), key=lambda result: result["finished_at"])
     page = environment.get_template("report.html").render(

@@ -7,6 +7,7 @@ import numpy as np
 from chestx.comparison import deviations, exchange_sentence
 from chestx.figures import TITLES, plus_minus
 from chestx.metrics.classification import prediction_interval
+from chestx.sources import CLASS_NAMES
 from chestx.tables import Section, Table
 
 # The threshold moves the first, not the others. P is the positive class, N the negative.
@@ -44,10 +45,11 @@ def comparison_section(result: dict[str, Any]) -> Section:
     text = [PROTOCOLS[result["data"]["protocol"]].format(**result["config"])]
     if result["primary"]:
         plan = result["plan"]
-        text.append(
-            f"Asked beforehand: {plan['question']} Written {plan['written']}; known by then: "
-            f"{plan['known_before']}. Everything else on this slide is exploratory."
-        )
+        if list(result["data"]["counts"]["train"]) == list(CLASS_NAMES):
+            text.append(
+                f"Asked beforehand: {plan['question']} Written {plan['written']}; known by then: "
+                f"{plan['known_before']}. Everything else on this slide is exploratory."
+            )
         if departs := deviations(result):
             text.append(f"This run does not follow that plan ({'; '.join(departs)}): a rehearsal.")
     said = [exchange_sentence(rate, TITLES) for rate in result["exchange"]]
