@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from chestx import images, sources, synthesis
 from chestx.data import Radiographs, patient_key, to_tensors
+from chestx.metrics.paired import bootstrap
 
 PIXELS = 64  # side at which images are compared: no two different files of Kaggle's set agree
 
@@ -159,7 +159,7 @@ def shortcut_audit(
     result: dict[str, Any] = {"sizes": described}
     for part in parts[1:]:
         labels = np.asarray(radiographs[part]["label"])
-        _, patients = np.unique(radiographs[part]["patient"], return_inverse=True)
+        patients = np.asarray(radiographs[part]["patient"])
         result[part] = {}
         for name, chosen in models.items():
             model = make_pipeline(StandardScaler(), LogisticRegression())
@@ -190,17 +190,7 @@ def file_numbers(split: datasets.Dataset) -> np.ndarray:
 def auroc_interval(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
 ) -> dict[str, float]:
-    """AUROC of ``scores`` (N,) with the 95 % percentile interval over resampled patients.
-
-    ``patients`` are numbers from 0. A weighted AUROC is a quadratic form of the weights, here how
-    often each patient was drawn; samples without one of the classes are drawn in vain.
-    """
-    rng, count = np.random.default_rng(seed), patients.max() + 1
-    weights = rng.multinomial(count, np.full(count, 1 / count), resamples)[:, patients]
-    positive, negative = weights[:, labels == 1], weights[:, labels == 0]
-    difference = scores[labels == 1][:, None] - scores[labels == 0]
-    wins = (np.sign(difference) + 1) / 2  # a tie counts half
-    pairs = positive.sum(1) * negative.sum(1)
-    drawn = ((positive @ wins) * negative).sum(1)[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    return {"auroc": float(roc_auc_score(labels, scores)), "low": low, "high": high}
+    """AUROC of ``scores`` (N,) with the 95 % percentile interval over resampled patients."""
+    draws = bootstrap(labels, patients, {"": scores[None]}, draws=resamples, seed=seed)[""]["auroc"]
+    low, high = np.quantile(draws[1:], [0.025, 0.975]).tolist()
+    return {"auroc": float(draws[0]), "low": low, "high": high}
