@@ -65,6 +65,7 @@ def deck_errors() -> list[dict[str, Any]]:
     tiny = torch.zeros((), dtype=torch.float64)
     for alpha, beta in zip(alphas, betas):  # variance (1 - alpha) sigma_t^2 with sigma_t^2 = beta
         tiny = alpha * tiny + beta * beta
+    factors = (betas / alphas_cumprod)[:-1]  # (1 - alpha_t) / abar_t, for t = 1 ... T - 1
 
     cnn = ChestCNN(64)
     one_pool = 4 * cnn.fc1.in_features
@@ -86,24 +87,31 @@ def deck_errors() -> list[dict[str, Any]]:
         },
         {
             "slide": "forward process, variance",
-            "wrong": r"(1 - \alpha_t)\, \sigma_t^2",
-            "right": r"1 - \alpha_t",
+            "wrong": r"q(x_{t+1} \mid x_t) = \mathcal{N}(x_{t+1};\, x_t \sqrt{\alpha_{t+1}},\, "
+            r"(1 - \alpha_{t+1})\, \sigma_t^2)",
+            "right": r"q(x_{t+1} \mid x_t) = \mathcal{N}(x_{t+1};\, x_t \sqrt{\alpha_{t+1}},\, "
+            r"1 - \alpha_{t+1})",
             "then": "With the reverse step's sigma, about the root of beta, all steps would add "
             f"noise of standard deviation {tiny.sqrt():.2f}: the image would never get lost.",
         },
         {
             "slide": "reverse process",
-            "wrong": "",
-            "right": r"\mu_\theta = \frac{1}{\sqrt{\alpha_t}} \left( x_t - \frac{\beta_t}"
-            r"{\sqrt{1 - \bar{\alpha}_t}} \epsilon_\theta \right), \quad \sigma_t^2 = \beta_t "
-            r"\frac{1 - \bar{\alpha}_{t-1}}{1 - \bar{\alpha}_t}",
-            "then": "The slide's mean and variance are not those of Ho et al. 2020, eq. 7 and "
-            f"11. Without, say, the division by the root of alpha, {T} steps would shrink the "
-            f"image to {left:.0%} of its contrast.",
+            "wrong": r"p(x_t \mid x_{t+1}) = \mathcal{N}(x_t;\, \mu_\theta,\, \sigma_\theta^2), "
+            r"\quad \mu_\theta = (1 - \alpha_t)\, \bar{\alpha}_t^{-1} (x_{t+1} - \beta_t\, "
+            r"\bar{\alpha}_t^{-1} \epsilon_\theta(x_{t+1}, t))",
+            "right": r"\mu_\theta = \frac{1}{\sqrt{\alpha_{t+1}}} \left( x_{t+1} - "
+            r"\frac{\beta_{t+1}}{\sqrt{1 - \bar{\alpha}_{t+1}}} \epsilon_\theta(x_{t+1}, t + 1) "
+            r"\right), \quad \sigma_\theta^2 = \beta_{t+1} "
+            r"\frac{1 - \bar{\alpha}_t}{1 - \bar{\alpha}_{t+1}}",
+            "then": "Right are Ho et al. 2020, eq. 7 and 11. As written, the first step would "
+            f"multiply the image by {factors[-1]:.2f} and the last by {factors[0]:.4f}, where "
+            f"1 / sqrt(alpha) is {alphas[-1].rsqrt():.2f} and {alphas[1].rsqrt():.4f}; ten steps "
+            f"would leave {factors[-10:].prod():.0e} of it, all {T - 1} of them "
+            f"1e{factors.log10().sum():.0f}: grey, however good the network.",
         },
         {
             "slide": "training",
-            "wrong": r"x_1 = \alpha x_0 + \sqrt{1 - \alpha}\, \epsilon, \quad "
+            "wrong": r"x_1 = \alpha_{t+1} x_0 + \sqrt{1 - \alpha_{t+1}}\, \epsilon, \quad "
             r"\epsilon_\theta(x_1, t)",
             "right": r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, "
             r"\quad \epsilon_\theta(x_t, t)",

@@ -335,7 +335,8 @@ CHAPTERS: dict[str, tuple[Slide, ...]] = {
         Slide(
             "More arms", "comparison/fair/extended", "09_compare_augmentation",
             "Other amounts of synthetic images, both classes synthetic, pretraining on them, the "
-            "Gaussian twin, and logit adjustment. Fewer seeds; all of it is exploratory.",
+            "Gaussian twin, and logit adjustment. Whatever an arm adds, the duplicates are as many "
+            "as balance the classes. Fewer seeds; all of it is exploratory.",
             (), ("09_forest_fair_extended", "09_scores_fair_extended"), "comparison",
             in_deck=False,
         ),

@@ -76,6 +76,38 @@ def test_the_verdict_is_the_computed_one():
         assert verdicts[quoted].strip() in said
 
 
+def test_numbers_beside_the_verdict_follow_from_it():
+    verdicts = json.loads((ROOT / "examples/figures/verdict.json").read_text())
+    said = " ".join(README.split())
+    fair, extended = verdicts["comparison/fair"], verdicts["comparison/fair/extended"]
+    gain = float(re.search(r"better with DDPM mended (\S+)", fair)[1])
+    lost = float(re.search(r"duplicates -(0\.\d+)", fair)[1])
+    assert lost > gain / 2
+    assert f"More than half of the {gain:+.3f} is duplicates losing {lost:.3f}" in said
+
+    named = ("25 %", "50 %", None, "200 %", "300 %")
+    found = [re.search(rf"DDPM mended{f', {n}' if n else ''} ([+-]\S+)", extended) for n in named]
+    assert " / ".join(one[1] for one in found) in said
+
+    exchange = verdicts["comparison/fair/exchange"]
+    synthetic, duplicate = map(float, re.findall(r"is worth (\S+) ", exchange))
+    hidden = float(re.search(r"hidden ones: \+(\S+)", exchange)[1])
+    over = (synthetic - duplicate) * hidden
+    product = f"({synthetic} - {duplicate}) x {hidden}"
+    assert f"{product}, about {over:+.3f} AUROC" in said
+    assert f"it is about {over:+.3f} there" in said
+
+
+def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
+    verdict = json.loads((ROOT / "examples/recipe_verdict.json").read_text())["verdict"]
+    area = float(re.search(r"AUROC (\S+)", verdict)[1])
+    pneumonia, normal = 390, 234  # of the test folder; Hanley and McNeil 1982
+    variance = area * (1 - area) + (pneumonia - 1) * (area / (2 - area) - area**2)
+    variance += (normal - 1) * (2 * area**2 / (1 + area) - area**2)
+    error = (variance / (pneumonia * normal)) ** 0.5
+    assert f"standard error is {error:.4f} (Hanley" in " ".join(README.split())
+
+
 def test_files_that_the_readme_names_exist():
     for name in re.findall(r"`(chestx/[\w/]+(?:\.py)?)`", README):
         assert (ROOT / name).exists()

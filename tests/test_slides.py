@@ -1,5 +1,6 @@
 """The deck's items: lessons computed, diagrams from live modules, every slide in report, README."""
 
+import math
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from chestx import diagrams, lessons
 from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
 from chestx.models.ddpm import build_scheduler, build_unet
+from chestx.report import formula
 from chestx.slides import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,58 @@ def test_numbers_beside_the_decks_slips_are_right():
     assert "36%" in errors["DDPM parameters"]["then"]
     assert "4,194,432" in errors["CNN architecture"]["then"]
     assert torch.nn.Linear(32 * 32 * 32, 128).weight.numel() + 128 == 4_194_432
+
+
+def test_the_kernels_of_the_deck_are_quoted_as_its_slides_write_them():
+    errors = {error["slide"]: error for error in lessons.deck_errors()}
+    forward, reverse = errors["forward process, variance"], errors["reverse process"]
+    assert forward["wrong"].replace(r"\,", "") == (
+        r"q(x_{t+1} \mid x_t) = \mathcal{N}(x_{t+1}; x_t \sqrt{\alpha_{t+1}}, "
+        r"(1 - \alpha_{t+1}) \sigma_t^2)"
+    )
+    assert reverse["wrong"].replace(r"\,", "") == (
+        r"p(x_t \mid x_{t+1}) = \mathcal{N}(x_t; \mu_\theta, \sigma_\theta^2), \quad "
+        r"\mu_\theta = (1 - \alpha_t) \bar{\alpha}_t^{-1} "
+        r"(x_{t+1} - \beta_t \bar{\alpha}_t^{-1} \epsilon_\theta(x_{t+1}, t))"
+    )
+    for error in errors.values():  # every slip has both sides, and matplotlib can set them
+        assert "<img" in formula(error["wrong"])
+        assert "<img" in formula(error["right"])
+
+
+def test_what_is_said_of_the_kernels_of_the_deck_happens():
+    errors = {error["slide"]: error["then"] for error in lessons.deck_errors()}
+    betas = build_scheduler("deck").betas.double()
+    bars = (1 - betas).cumprod(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise():
+        return torch.randn(20_000, generator=generator, dtype=torch.float64)
+
+    x = torch.zeros(20_000, dtype=torch.float64)  # forward, sigma_t^2 = beta_t
+    for beta in betas:
+        x = (1 - beta).sqrt() * x + (beta * beta).sqrt() * noise()
+    said = float(re.search(r"deviation (\d\.\d\d)", errors["forward process, variance"])[1])
+    assert said == pytest.approx(x.std().item(), abs=0.006)
+
+    # Reverse, walked back from two images that share every noise: their difference is the image.
+    one, other = noise(), noise()
+    start, left = one - other, []
+    for t in range(len(betas) - 1, 0, -1):  # x_{t+1} -> x_t
+        beta, bar, guess, z = betas[t - 1], bars[t - 1], noise(), noise()
+        one, other = (beta / bar * (x - beta / bar * guess) for x in (one, other))
+        left.append(((one - other).norm() / start.norm()).item())
+        sigma = (betas[t] * (1 - bar) / (1 - bars[t])).sqrt()
+        one, other = one + sigma * z, other + sigma * z
+    then = errors["reverse process"]
+    first, last = re.search(r"by (\d\.\d+) and the last by (\d\.\d+),", then).groups()
+    assert float(first) == pytest.approx(left[0], abs=0.006)
+    assert float(last) == pytest.approx((betas[0] / bars[0]).item(), rel=0.01)
+    ten = float(re.search(r"leave (\S+) of it", then)[1])
+    assert ten == pytest.approx(left[9], rel=0.3)
+    every = sum(math.log10(beta / bar) for beta, bar in zip(betas[:-1], bars[:-1]))
+    assert f"all 199 of them 1e{every:.0f}" in then
+    assert one.abs().max() < 0.05  # of [-1, 1]: grey
 
 
 # ------------------------------------------------------------------------------------ diagrams
