@@ -53,7 +53,7 @@ class Arm:
         return "" if self.adds in ("duplicates", "hidden") else self.adds
 
 
-BEST = "ddpm_mended"  # of the learned generators, by KID on validation images (05, 07)
+BEST = "ddpm_mended"  # of the learned generators, by KID to the reference split (07)
 CONTROLS = {
     "original": Arm(),
     "class_weights": Arm(class_weights=True),
@@ -213,22 +213,23 @@ def arm_loss(arm: Arm, labels: torch.Tensor) -> ClassifierLoss:
 
 @torch.inference_mode()
 def predict(model: ChestCNN, data: RadiographTensors, batch_size: int = 256) -> np.ndarray:
-    """Probability of the positive class for every image, (N,) in [0, 1]."""
+    """Log-odds of the positive class for every image, (N,) float32."""
     model.eval()
     chunks = [
         model(data[list(range(i, min(i + batch_size, len(data))))]["images"].to(model.device))
         for i in range(0, len(data), batch_size)
     ]
-    return torch.cat(chunks).float().softmax(1)[:, 1].cpu().numpy()
+    logits = torch.cat(chunks).float()  # (N, 2)
+    return (logits[:, 1] - logits[:, 0]).cpu().numpy()
 
 
 def scored(unit: dict[str, Any]) -> dict[str, Any]:
-    """A unit with the metrics of its probabilities, so that none of them is stored.
+    """A unit with the metrics of its log-odds, so that none of them is stored.
 
-    ``test`` and ``validation`` at threshold 0.5; ``test_tuned`` at the threshold that validation
+    ``test`` and ``validation`` at probability 0.5; ``test_tuned`` at the log-odds that validation
     chooses (``choose_threshold``), ``threshold``.
     """
-    truth, said = unit["labels"], unit["probabilities"]
+    truth, said = unit["labels"], unit["log_odds"]
     threshold = choose_threshold(truth["validation"], said["validation"])
     return unit | {
         "threshold": threshold,
@@ -287,15 +288,13 @@ def run_unit(
         Path(output_dir) / "ledger.jsonl", arm=arm, seed=seed, protocol=settings.protocol,
         data=data["fingerprint"], config=results.fingerprint(results.settings(settings), inputs),
     )  # fmt: skip
-    probabilities = {
-        name: [round(float(p), 6) for p in predict(model, split)] for name, split in splits.items()
-    }
+    log_odds = {name: predict(model, split).tolist() for name, split in splits.items()}
     result = results.save_result(
         folder, settings, data, inputs, time.monotonic() - started,
         arm=arm, seed=seed, num_real=len(real), num_added=len(train_data) - len(real),
         steps=sum(config.max_steps for _, config in stages.values()) or history[-1]["step"],
         labels={name: split.labels.tolist() for name, split in splits.items()},
-        probabilities=probabilities, history=history,
+        log_odds=log_odds, history=history,
     )  # fmt: skip
     for stage in stages if processes().is_main_process else ():
         shutil.rmtree(folder / stage / "checkpoints")

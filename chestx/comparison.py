@@ -7,6 +7,7 @@ written in ``examples/protocol.json`` before it is read, and everything else is 
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from chestx import synthesis
 from chestx.augmentation import ARMS, BEST
@@ -49,7 +50,7 @@ def summarize(units: list[Unit]) -> list[dict[str, Any]]:
         row["confusion"] = np.mean([u["test"]["confusion"] for u in own], axis=0).tolist()
         row["reliability"] = reliability(
             np.concatenate([u["labels"]["test"] for u in own]),
-            np.concatenate([u["probabilities"]["test"] for u in own]),
+            expit(np.concatenate([u["log_odds"]["test"] for u in own])),
         )
         rows.append(row)
     return rows
@@ -66,17 +67,17 @@ def resample(units: list[Unit], patients: list[str], plan: dict[str, Any], tuned
     return bootstrap(
         np.asarray(units[0]["labels"]["test"]),
         np.asarray(patients),
-        {arm: np.array([own[s]["probabilities"]["test"] for s in seeds])
+        {arm: np.array([own[s]["log_odds"]["test"] for s in seeds])
          for arm, own in by_arm.items()},
-        {arm: np.array([own[s]["threshold"] if tuned else 0.5 for s in seeds])
+        {arm: np.array([own[s]["threshold"] if tuned else 0.0 for s in seeds])
          for arm, own in by_arm.items()},
         draws=plan["bootstrap"]["num_draws"], seed=plan["bootstrap"]["seed"],
     )  # fmt: skip
 
 
 def compare(
-    units: list[Unit], patients: list[str], plan: dict[str, Any], primary: bool = True,
-    tuned: bool = True,
+    units: list[Unit], patients: list[str], plan: dict[str, Any], data: str = "",
+    primary: bool = True, tuned: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Every arm against the baselines: ``contrasts``, ``mcnemar``, and the ``primary`` ones.
 
@@ -85,8 +86,8 @@ def compare(
     from it; without ``primary`` all of it is exploratory. Contrasts at thresholds chosen on
     validation have ``threshold`` "validation"; without ``tuned`` there are none, as under the
     deck's protocol, whose 16 validation images are shared with train. ``unread`` are the primary
-    contrasts on the seeds that nobody had read when the plan was written, ``beside`` those of
-    ``BESIDE``.
+    contrasts on the seeds that nobody had read when the plan was written, if ``data``, the images'
+    fingerprint, is that of the plan; ``beside`` those of ``BESIDE``.
     """
     arms, margin = list(dict.fromkeys(u["arm"] for u in units)), plan["equivalence_margin"]
     contrasts, beside = [], []
@@ -109,10 +110,11 @@ def compare(
         "beside": beside,
         "mcnemar": seed_tests(units, plan["primary"]["against"]),
     }
-    read = set(plan["added_later"]["seeds_read_before"])
+    later = plan["added_later"]
+    read = set(later["seeds_read_before"]) if data == later["data"] else set()
     fresh = [unit for unit in units if unit["seed"] not in read]
     if found["primary"] and 0 < len(fresh) < len(units):
-        found["unread"] = compare(fresh, patients, plan, tuned=False)["primary"]
+        found["unread"] = compare(fresh, patients, plan, data, tuned=False)["primary"]
     return found
 
 
@@ -137,7 +139,7 @@ def primary_contrasts(
 def seed_tests(units: list[Unit], against: str) -> list[dict[str, Any]]:
     """Exact McNemar tests of each arm and seed against that of ``against``; Holm over all."""
     right = {
-        (u["arm"], u["seed"]): (np.asarray(u["probabilities"]["test"]) > 0.5)
+        (u["arm"], u["seed"]): (np.asarray(u["log_odds"]["test"]) > 0)
         == np.asarray(u["labels"]["test"])
         for u in units
     }
@@ -167,6 +169,7 @@ def exchange_rates(
 def deviations(result: dict[str, Any]) -> list[str]:
     """How a comparison departs from its plan, as phrases; [] if the plan was followed."""
     plan, data, config = result["plan"], result["data"], result["config"]
+    later = plan["added_later"]
     planned = (plan["primary"]["against"], *plan["primary"]["arms"])
     seeds = {row["arm"]: {seed["seed"] for seed in row["seeds"]} for row in result["arms"]}
     count = len(set.intersection(*seeds.values()))
@@ -175,15 +178,21 @@ def deviations(result: dict[str, Any]) -> list[str]:
         f"{data['kind']} data": data["kind"] != "real",
         f"{data['protocol']} protocol": data["protocol"] != plan["protocol"],
         "other images": data["kind"] == "real"
-        and data["fingerprint"] != plan["added_later"]["data"],
+        and data["fingerprint"] != later["data"],
         f"{_seeds(count)}, not {plan['num_seeds']}": count != plan["num_seeds"],
         f"without {', '.join(missing)}": bool(missing),
         f"at most {config.get('limit')} images per split": bool(config.get("limit")),
-        "real images hidden": bool(config.get("hide")),
+        "real images hidden": "hidden" in data["counts"],
+    }
+    made = {arm: result["inputs"].get(arm, {}).get("synthetic") for arm in planned if arm in seeds}
+    found |= {
+        f"another set of {arm}": fingerprint is not None and later["sets"].get(arm) != fingerprint
+        for arm, fingerprint in made.items()
+        if data["kind"] == "real"
     }
     found |= {
         f"{name} {config[name]}, not {value}": config[name] != value
-        for name, value in plan["added_later"]["settings"].items()
+        for name, value in later["settings"].items()
         if name in config
     }
     return [phrase for phrase, departs in found.items() if departs]
@@ -234,15 +243,24 @@ def verdict_sentence(result: dict[str, Any], titles: dict[str, str]) -> str:
         own = ", ".join(_estimate(row, titles) for row in rows if row["verdict"] == verdict)
         if own:
             parts.append(f"{verdict} with {own}")
-    against = {"duplicates": "as many duplicates of real images", "original": "no added images"}
     answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
     return (
-        f"{word}: does synthetic data help more than {against[rows[0]['b']]}? "
+        f"{word}: does synthetic data help more than {_against(rows, result['arms'])}? "
         f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
         f"({scope}, one trained generator each; uncorrected 95 % intervals"
         f"{', p by Holm' * bool(result['primary'])})."
         + (_beside(result, titles) if result["primary"] else "")
     )
+
+
+def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
+    """What the arms of ``rows`` are compared with: as many duplicates only where it is as many."""
+    base, added = rows[0]["b"], {row["arm"]: row["num_added"] for row in arms}
+    if base == "original":
+        return "no added images"
+    if {added[row["a"]] for row in rows if row["a"] in added} == {added[base]}:
+        return "as many duplicates of real images"
+    return "the duplicates that balance the classes (whatever number and class an arm adds)"
 
 
 def _beside(result: dict[str, Any], titles: dict[str, str]) -> str:
@@ -308,7 +326,7 @@ def disagreements(units: list[Unit]) -> dict[str, dict[str, list[int]]]:
     the generators'. Empty without the original arm.
     """
     right = {
-        unit["arm"]: (np.asarray(unit["probabilities"]["test"]) > 0.5)
+        unit["arm"]: (np.asarray(unit["log_odds"]["test"]) > 0)
         == np.asarray(unit["labels"]["test"])
         for unit in units
         if unit["seed"] == units[0]["seed"]

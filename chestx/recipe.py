@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_expit, logsumexp
 from torchvision.transforms.v2 import functional as transforms
 
 from chestx import images, results
@@ -28,7 +29,7 @@ from chestx.augmentation import (
     predict,
     real_tensors,
 )
-from chestx.config import option
+from chestx.config import option, processes
 from chestx.data import Radiographs, RadiographTensors
 from chestx.framing import Framing
 from chestx.metrics.classification import (
@@ -134,21 +135,26 @@ SHIFTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def judge(model: ChestCNN, validation: RadiographTensors, recipe: Recipe) -> dict[str, Any]:
-    """The criterion and its parts, on ``validation`` images in all of ``SHIFTS``.
-
-    ``threshold`` has the best balanced accuracy on all copies pooled; ``auroc`` is theirs, so the
-    chance that a random positive image under a random shift gets a higher score than a random
-    negative one under another. ``plain_auroc`` and ``plain_accuracy`` (at 0.5) are those of the
-    images as they are, ``worst_auroc`` and ``worst_shift`` those of the hardest shift.
-    """
-    labels = validation.labels.numpy()
-    said = {
+def shifted(
+    model: ChestCNN, validation: RadiographTensors, recipe: Recipe
+) -> dict[str, np.ndarray]:
+    """Log-odds (N,) of the ``validation`` images under each of ``SHIFTS``."""
+    return {
         name: classify(
             model, RadiographTensors(shift(validation.images), validation.labels), recipe
         )
         for name, shift in SHIFTS.items()
     }
+
+
+def judge(labels: np.ndarray, said: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The criterion and its parts, from the log-odds of validation images that ``shifted`` gives.
+
+    ``labels`` (N,). ``threshold`` has the best balanced accuracy on all copies pooled; ``auroc`` is theirs, so the
+    chance that a random positive image under a random shift gets a higher score than a random
+    negative one under another. ``plain_auroc`` and ``plain_accuracy`` (probability 0.5) are those of the
+    images as they are, ``worst_auroc`` and ``worst_shift`` those of the hardest shift.
+    """
     truth, pooled = np.tile(labels, len(said)), np.concatenate(list(said.values()))
     threshold = choose_threshold(truth, pooled)
     found = classification_metrics(truth, pooled, threshold)
@@ -165,7 +171,7 @@ def judge(model: ChestCNN, validation: RadiographTensors, recipe: Recipe) -> dic
 
 
 def classify(model: ChestCNN, data: RadiographTensors, recipe: Recipe) -> np.ndarray:
-    """Probability of the positive class, (N,), of images normalized as the recipe says."""
+    """Log-odds of the positive class, (N,), of images normalized as the recipe says."""
     normal = NORMALIZE[recipe.normalize](images.to_float(data.images))
     return predict(model, RadiographTensors(images.to_uint8(normal), data.labels))
 
@@ -218,12 +224,19 @@ def search_unit(
         return done
     started, identity = time.monotonic(), results.identity(recipe, about, inputs)
     model = train_recipe(recipe, seed, data, settings, folder, resume, identity)
-    scores = judge(model, real_tensors(radiographs, "validation", settings), recipe)
+    validation = real_tensors(radiographs, "validation", settings)
+    scores = judge(validation.labels.numpy(), shifted(model, validation, recipe))
     unit = results.save_result(
         folder, recipe, about, inputs, time.monotonic() - started, name=name, seed=seed, **scores
     )
-    shutil.rmtree(folder / "checkpoints")
+    forget_checkpoints(folder)
     return unit
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what a finished training needs no more; of several processes the main one does."""
+    if processes().is_main_process:
+        shutil.rmtree(folder / "checkpoints")
 
 
 def ranking(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -290,8 +303,9 @@ def write_recipe(
 def load_recipe(path: Path, data: str, settings: ClassifierSettings) -> Recipe:
     """The recipe that a search chose and wrote.
 
-    ``data`` is the fingerprint of the images. Raises ValueError if the file was changed since the
-    search, if another recipe ranks first in it, or if it was searched on other data or settings.
+    ``data`` is the fingerprint of the images. Raises ValueError if the file no longer fits its own
+    fingerprint, if another recipe ranks first in it, or if it was searched on other data or
+    settings. That notices an accident, not a forger: who recomputes the fingerprint passes.
     """
     content = results.read_json(path)
     again = (
@@ -299,7 +313,7 @@ def load_recipe(path: Path, data: str, settings: ClassifierSettings) -> Recipe:
     )
     unmarked = {key: value for key, value in content.items() if key != "fingerprint"}
     if content.get("fingerprint") != results.fingerprint(unmarked):
-        raise ValueError(f"{path} is not what a search wrote, somebody changed it; {again}")
+        raise ValueError(f"{path} is not what a search wrote: it was changed since; {again}")
     if content["recipe"] != content["ranking"][0]["recipe"]:
         raise ValueError(f"{path}: {content['name']} does not rank first in its search; {again}")
     here = {"data": data, "settings": results.settings(settings)}
@@ -316,7 +330,7 @@ def final_unit(
     """Train the chosen recipe with one seed, fix its threshold on validation, read test once.
 
     What is finished is never read again, with or without ``resume``. ``test`` are the metrics at
-    threshold 0.5, ``test_tuned`` at that of ``judge``.
+    probability 0.5, ``test_tuned`` at the threshold of ``judge``.
     """
     folder = Path(output_dir) / "tuning" / "final" / f"seed_{seed}"
     data, added = training_set(recipe, radiographs, settings, output_dir)
@@ -326,8 +340,11 @@ def final_unit(
         return done
     started, identity = time.monotonic(), results.identity(recipe, about, inputs)
     model = train_recipe(recipe, seed, data, settings, folder, resume, identity)
-    model.save_pretrained(folder / "model", safe_serialization=True)
-    validation = judge(model, real_tensors(radiographs, "validation", settings), recipe)
+    if processes().is_main_process:
+        model.save_pretrained(folder / "model", safe_serialization=True)
+    held_out = real_tensors(radiographs, "validation", settings)
+    copies = shifted(model, held_out, recipe)
+    validation = judge(held_out.labels.numpy(), copies)
     test = real_tensors(radiographs, "test", settings)
     results.append_ledger(
         Path(output_dir) / "ledger.jsonl", arm="recipe", seed=seed, protocol=settings.protocol,
@@ -338,17 +355,28 @@ def final_unit(
         folder, recipe, about, inputs, time.monotonic() - started, seed=seed,
         validation=validation, test=classification_metrics(labels, said),
         test_tuned=classification_metrics(labels, said, validation["threshold"]),
-        labels=labels, probabilities=[round(float(p), 6) for p in said],
+        labels=labels, log_odds=said.tolist(), validation_labels=held_out.labels.tolist(),
+        shifted_log_odds={name: own.tolist() for name, own in copies.items()},
     )  # fmt: skip
-    shutil.rmtree(folder / "checkpoints")
+    forget_checkpoints(folder)
     return unit
 
 
 def ensemble(units: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Test metrics of the mean probability over seeds, at 0.5 and at the mean threshold."""
-    said = np.mean([unit["probabilities"] for unit in units], axis=0)
-    threshold = float(np.mean([unit["validation"]["threshold"] for unit in units]))
-    labels = units[0]["labels"]
+    """Test metrics of the mean probability over seeds, at 0.5 and at the ensemble's own threshold.
+
+    That is chosen as a member's is: by ``judge``, from the ensemble's answers to the shifted copies
+    of the validation images. (A mean of the members' thresholds belongs to no classifier.)
+    """
+
+    def together(each: list[list[float]]) -> np.ndarray:
+        """Log-odds of the mean probability, ln mean p - ln mean (1 - p), to the last digit."""
+        odds = np.asarray(each)
+        return logsumexp(log_expit(odds), axis=0) - logsumexp(log_expit(-odds), axis=0)
+
+    labels, said = units[0]["labels"], together([unit["log_odds"] for unit in units])
+    copies = {name: together([u["shifted_log_odds"][name] for u in units]) for name in SHIFTS}
+    threshold = judge(np.asarray(units[0]["validation_labels"]), copies)["threshold"]
     return {
         "test": classification_metrics(labels, said),
         "test_tuned": classification_metrics(labels, said, threshold) | {"threshold": threshold},

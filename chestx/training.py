@@ -404,7 +404,9 @@ def _train(
         ema.copy_to(parameters)
     if best:
         raw_model.load_state_dict(best)
-    raw_model.eval()
+    # What is judged is what is saved: without autocast in its forward, in the usual memory format.
+    raw_model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    raw_model.to(memory_format=torch.contiguous_format).eval()
     accelerator.wait_for_everyone()  # until the main process has written everything
     now["history"][-1]["seconds"] = round(now["seconds"], 1)  # over all interruptions
     return now["history"]

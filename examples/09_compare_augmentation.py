@@ -85,8 +85,9 @@ def main(config: Config) -> dict:
     rows = comparison.summarize(units)
     patients = list(radiographs["test"]["patient"])
     found = comparison.compare(
-        units, patients, plan, primary=not group, tuned=config.protocol == "fair"
-    )
+        units, patients, plan, description["fingerprint"], primary=not group,
+        tuned=config.protocol == "fair",
+    )  # fmt: skip
     found["exchange"] = comparison.exchange_rates(units, patients, plan)
 
     # 5. Figures.

@@ -36,22 +36,22 @@ def units(arms, seeds=3, gains=None):
             shared = np.random.default_rng(seed).normal(size=(2, 120))
             own = np.random.default_rng([seed, index]).normal(size=(2, 120))
             separation = 1.6 + (gains or {}).get(arm, 0.0)
-            chances = 1 / (1 + np.exp(-(separation * LABELS + 0.9 * shared + 0.3 * own - 0.5)))
-            said = dict(zip(("validation", "test"), np.round(chances, 6).tolist()))
+            log_odds = separation * LABELS + 0.9 * shared + 0.3 * own - 0.5
+            said = dict(zip(("validation", "test"), np.float32(log_odds).tolist()))
             labels = dict.fromkeys(said, LABELS.tolist())
             made.append(scored({"arm": arm, "seed": seed, "num_added": 40 * (arm != "original"),
-                                "steps": 12, "labels": labels, "probabilities": said}))  # fmt: skip
+                                "steps": 12, "labels": labels, "log_odds": said}))  # fmt: skip
     return made
 
 
 def result(group="main", seeds=3, gains=None, plan=FEW, data=DATA, **config):
     """What 09 writes, from simulated units."""
     own = units(GROUPS[group], seeds, gains)
-    found = comparison.compare(own, PATIENTS, plan, primary=group == "main")
+    found = comparison.compare(own, PATIENTS, plan, data["fingerprint"], primary=group == "main")
     found["exchange"] = comparison.exchange_rates(own, PATIENTS, plan)
     values = {"num_epochs": 5, "num_epochs_ddpm": 3, "num_steps": 1200} | config
     return own, {"arms": comparison.summarize(own), "deck": [], "plan": plan, "data": data,
-                 "config": values, **found}  # fmt: skip
+                 "config": values, "inputs": {}, **found}  # fmt: skip
 
 
 def written(folder, group, seeds=3, deck=(), **changes):
@@ -140,9 +140,9 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
         for arm, verdict in zip(PLAN["primary"]["arms"], itertools.cycle(kinds))
     ]  # fmt: skip
     seeds = [{"seed": s} for s in range(10)]
-    arms = [{"arm": arm, "seeds": seeds} for arm in GROUPS["main"]]
+    arms = [{"arm": arm, "seeds": seeds, "num_added": 40} for arm in GROUPS["main"]]
     made = {"primary": primary, "contrasts": [], "exchange": [], "arms": arms, "plan": PLAN,
-            "data": DATA, "config": {}}  # fmt: skip
+            "data": DATA, "config": {}, "inputs": {}}  # fmt: skip
     said = comparison.verdict_sentence(made, TITLES)
     asked = "As planned: does synthetic data help more than as many duplicates of real images? "
     assert said.startswith(asked)
@@ -170,7 +170,8 @@ def test_departures_from_the_plan_are_said():
         ({"arms": [row | {"seeds": row["seeds"][:1]} for row in made["arms"]]}, "1 seed, not 2"),
         ({"arms": [row for row in made["arms"] if row["arm"] != "cvae"]}, "without cvae"),
         ({"config": {"limit": 60}}, "at most 60 images"),
-        ({"config": {"hide": 0.5}}, "hidden"),
+        ({"data": DATA | {"counts": DATA["counts"] | {"hidden": {"NORMAL": 9}}}}, "hidden"),
+        ({"inputs": {"cvae": {"synthetic": "made again"}}}, "another set of cvae"),
         ({"data": DATA | {"fingerprint": "of somebody's own"}}, "other images"),
         ({"config": {"image_size": 32}}, "image_size 32, not 64"),
         ({"config": {"num_steps": 250}}, "num_steps 250, not 1200"),
@@ -180,6 +181,16 @@ def test_departures_from_the_plan_are_said():
         assert says in phrase
         said = comparison.verdict_sentence(changed, TITLES)
         assert said.startswith(f"Rehearsal, not the plan ({phrase})")
+
+
+def test_a_planned_set_is_the_one_that_was_pinned():
+    """The same arm with a resampled set, or a retrained generator, is not what was planned."""
+    later = PLAN["added_later"] | {"sets": {"cvae": "first"}}
+    _, made = result(seeds=2, plan=FEW | {"num_seeds": 2, "added_later": later})
+    planned = made | {"inputs": {"cvae": {"synthetic": "first", "num_synthetic": 40}}}
+    assert comparison.deviations(planned) == []
+    again = made | {"inputs": {"cvae": {"synthetic": "second", "num_synthetic": 40}}}
+    assert comparison.deviations(again) == ["another set of cvae"]
 
 
 def test_the_answer_is_read_beside_fresh_seeds_plain_training_and_classical_arms():
@@ -197,6 +208,18 @@ def test_the_answer_is_read_beside_fresh_seeds_plain_training_and_classical_arms
     assert "against classical augmentation" in said
     _, known = result(seeds=1, plan=plan)
     assert "unread" not in known
+    _, others = result(seeds=3, plan=plan, data=DATA | {"fingerprint": "phantoms"})
+    assert "unread" not in others  # what was read of one set of images says nothing of another
+
+
+def test_duplicates_are_called_as_many_only_where_they_are():
+    _, made = result(seeds=2)
+    assert "more than as many duplicates of real images?" in comparison.verdict_sentence(made, TITLES)
+    rows = [row | {"num_added": 10 * (row["arm"] == "ddpm") + row["num_added"]}
+            for row in made["arms"]]  # fmt: skip
+    said = comparison.verdict_sentence(made | {"arms": rows}, TITLES)
+    assert "as many" not in said
+    assert "than the duplicates that balance the classes" in said
 
 
 def test_sixteen_images_of_the_deck_choose_no_threshold():
@@ -226,10 +249,10 @@ def test_disagreements_are_those_of_the_generators():
     own = units(GROUPS["main"], seeds=2)
     found = comparison.disagreements(own)
     assert list(found) == PLAN["primary"]["arms"]
-    by_arm = {u["arm"]: np.asarray(u["probabilities"]["test"]) for u in own if u["seed"] == 0}
+    by_arm = {u["arm"]: np.asarray(u["log_odds"]["test"]) for u in own if u["seed"] == 0}
     for index in found["cvae"]["corrected"]:
-        assert (by_arm["original"][index] > 0.5) != LABELS[index]
-        assert (by_arm["cvae"][index] > 0.5) == LABELS[index]
+        assert (by_arm["original"][index] > 0) != LABELS[index]
+        assert (by_arm["cvae"][index] > 0) == LABELS[index]
     assert comparison.disagreements(units(("cvae",), seeds=1)) == {}
 
 

@@ -327,7 +327,7 @@ def test_classifier_of_one_arm(whole, tmp_path, capsys):
     assert result["num_added"] > 0
     assert result["figures"][0]["file"] == "08_cnn.png"
     unit = results.read_json(copy / "comparison/fair/ddpm_mended/seed_5/result.json")
-    assert len(unit["probabilities"]["test"]) == sum(unit["data"]["counts"]["test"].values())
+    assert len(unit["log_odds"]["test"]) == sum(unit["data"]["counts"]["test"].values())
     assert "phantom data" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from scipy.stats import binom, norm, ttest_rel
 from sklearn.metrics import accuracy_score, brier_score_loss, recall_score, roc_auc_score
 
@@ -23,7 +24,7 @@ WRONG = ("better", "worse")
 def comparison(
     rng, gains=(0.0, 0.0), seeds=6, patients=60, seed_sd=0.2, patient_sd=0.7, noise=0.3, start=1.5
 ):
-    """Labels, patients (three images each) and probabilities of arms "0", "1", ... by planted gain.
+    """Labels, patients (three images each) and log-odds of arms "0", "1", ... by planted gain.
 
     All share what is hard about an image. An arm's own ways with a patient are the same in all
     seeds; a seed moves an arm's separation of the classes; the rest is noise of one image.
@@ -31,17 +32,17 @@ def comparison(
     group = np.repeat(np.arange(patients), 3)
     labels, count = group % 2, 3 * patients
     shared = 0.7 * rng.normal(size=patients)[group] + 0.5 * rng.normal(size=count)
-    probabilities = {}
+    log_odds = {}
     for arm, gain in enumerate(gains):
         own = patient_sd * rng.normal(size=patients)[group]
         separation = start + gain + seed_sd * rng.normal(size=(seeds, 1))
         scores = separation * labels + shared + own + noise * rng.normal(size=(seeds, count))
-        probabilities[str(arm)] = 1 / (1 + np.exp(-scores))
-    return labels, group.astype(str), probabilities
+        log_odds[str(arm)] = scores
+    return labels, group.astype(str), log_odds
 
 
 def aurocs(labels, rows, weights):
-    return weighted_scores(labels, rows, np.full(len(rows), 0.5), weights)["auroc"]
+    return weighted_scores(labels, rows, np.zeros(len(rows)), weights)["auroc"]
 
 
 def test_a_draw_is_sklearns_weighted_score():
@@ -50,7 +51,7 @@ def test_a_draw_is_sklearns_weighted_score():
     labels = rng.integers(0, 2, 80)
     rows = rng.integers(0, 11, (3, 80)) / 10
     weights, cuts = rng.integers(0, 4, (80, 5)), np.array([0.3, 0.5, 0.7])
-    ours = weighted_scores(labels, rows, cuts, weights)
+    ours = weighted_scores(labels, logit(rows), logit(cuts), weights)
     for s, row in enumerate(rows):
         named = row > cuts[s]
         for b, weight in enumerate(weights.T):
@@ -69,8 +70,8 @@ def test_a_draw_is_sklearns_weighted_score():
 
 def test_the_first_draw_is_the_data_itself():
     labels, patients, rows = comparison(np.random.default_rng(1))
-    draws = bootstrap(labels, patients, rows, {"1": np.full(6, 0.7)}, draws=50)
-    for arm, threshold in (("0", 0.5), ("1", 0.7)):
+    draws = bootstrap(labels, patients, rows, {"1": np.full(6, 0.9)}, draws=50)
+    for arm, threshold in (("0", 0.0), ("1", 0.9)):
         each = [classification_metrics(labels, row, threshold) for row in rows[arm]]
         for name, values in draws[arm].items():
             assert len(values) == 51
@@ -84,7 +85,7 @@ def test_spread_between_seeds_is_students():
     """
     labels = np.repeat([0, 1], 20)
     error = np.random.default_rng(2).normal(0.3, 0.02, (10, 1))  # |probability - label|
-    rows = {"a": np.abs(labels - error), "b": np.abs(labels - np.full((10, 1), 0.3))}
+    rows = {"a": logit(np.abs(labels - error)), "b": logit(np.abs(labels - np.full((10, 1), 0.3)))}
     draws = bootstrap(labels, np.arange(40).astype(str), rows)
     ours = contrast(draws, "a", "b", "brier")
     students = mean_interval(list(error[:, 0] ** 2 - 0.3**2))
@@ -98,7 +99,7 @@ def test_one_seed_resamples_patients_alone():
     labels = patients % 2
     right = patients >= 20  # all images of a patient together
     draws = bootstrap(
-        labels, patients.astype(str), {"a": np.where(right, labels, 1 - labels)[None]}
+        labels, patients.astype(str), {"a": (2 * (right == labels) - 1.0)[None]}
     )
     assert draws["a"]["accuracy"].std() == pytest.approx(np.sqrt(0.8 * 0.2 / 100), rel=0.05)
 

@@ -5,9 +5,11 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import expit, logit
 
 from chestx import augmentation, recipe, results
 from chestx.config import defaults
@@ -90,13 +92,28 @@ def test_final_reads_test_once_per_seed_and_never_again(example, searched, monke
     for heading in ("searched without test", "on test, once per seed"):
         own = page[page.index(heading) :].split("</section>")[0]
         assert "<table" in own
-    # The ensemble is that of the stored probabilities, at the mean of the seeds' thresholds.
     units = [results.read_json(folder / f"tuning/final/seed_{s}/result.json") for s in (100, 101)]
-    pair = recipe.ensemble(units)
-    assert pair["test_tuned"]["threshold"] == pytest.approx(
-        (units[0]["validation"]["threshold"] + units[1]["validation"]["threshold"]) / 2
-    )
-    assert recipe.ensemble(units[:1])["test"]["auroc"] == pytest.approx(units[0]["test"]["auroc"])
+    alone = recipe.ensemble(units[:1])  # of one network: that network
+    assert alone["test"]["auroc"] == pytest.approx(units[0]["test"]["auroc"])
+    assert alone["test_tuned"]["threshold"] == pytest.approx(units[0]["validation"]["threshold"])
+
+
+def test_the_ensembles_threshold_is_the_best_for_the_ensemble():
+    """A mean of the members' thresholds would be 2 here, and call no image positive."""
+    labels = [0, 0, 1, 1]
+    members = [[-9.0, -9.0, 1.0, 1.0], [-1.0, -1.0, 9.0, 9.0]]
+    units = [
+        {"labels": labels, "log_odds": said, "validation_labels": labels,
+         "shifted_log_odds": dict.fromkeys(SHIFTS, said), "validation": {"threshold": threshold}}
+        for said, threshold in zip(members, (-4.0, 8.0))
+    ]  # fmt: skip
+    found = recipe.ensemble(units)["test_tuned"]
+    probability = np.mean(expit(members), axis=0)
+    low, high = logit(probability[[0, 2]])
+    assert found["threshold"] == pytest.approx((low + high) / 2)
+    assert found["accuracy"] == 1
+    certain = [unit | {"log_odds": [300.0, 310.0, 320.0, 330.0]} for unit in units]
+    assert recipe.ensemble(certain)["test"]["auroc"] == 1  # probabilities of 1, and yet in order
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(example, searched, tmp_path, monkeypatch):
@@ -130,7 +147,7 @@ def test_a_changed_recipe_is_refused(example, searched, tmp_path):
     assert results.settings(chosen) == result["ranking"][0]["recipe"]
     better = content | {"recipe": content["recipe"] | {"num_steps": 9}}
     results.write_json(path, better)
-    with pytest.raises(ValueError, match="not what a search wrote"):
+    with pytest.raises(ValueError, match="not what a search wrote: it was changed since"):
         recipe.load_recipe(path, content["data"], settings)
     unmarked = {key: value for key, value in better.items() if key != "fingerprint"}
     results.write_json(path, unmarked | {"fingerprint": results.fingerprint(unmarked)})
@@ -139,7 +156,7 @@ def test_a_changed_recipe_is_refused(example, searched, tmp_path):
     results.write_json(path, content)
     with pytest.raises(ValueError, match="searched for something else"):
         recipe.load_recipe(path, "other images", settings)
-    with pytest.raises(ValueError, match="somebody changed it"):
+    with pytest.raises(ValueError, match="not what a search wrote"):
         results.write_json(path, better)
         final(example, folder, recipe_file=str(path))
 
@@ -199,12 +216,17 @@ class Brightness(torch.nn.Module):
 def test_the_criterion_finds_a_shortcut_that_plain_validation_rewards():
     pixels = torch.linspace(90, 170, 40).to(torch.uint8)[:, None, None, None]
     bright = RadiographTensors(pixels.expand(40, 1, 16, 16).clone(), torch.arange(40) // 20)
-    found = recipe.judge(Brightness(), bright, Recipe())
+
+    def judged(one):
+        said = recipe.shifted(Brightness(), bright, one)
+        return recipe.judge(bright.labels.numpy(), said)
+
+    found = judged(Recipe())
     assert found["plain_auroc"] == found["worst_auroc"] == 1.0  # every shift alone keeps the order
     assert found["auroc"] < 0.9  # all together do not
     assert found["criterion"] == (found["auroc"] + found["balanced_accuracy"]) / 2
     # The same images, normalized: nothing is left to go by, and nothing is pretended.
-    assert recipe.judge(Brightness(), bright, Recipe(normalize="local"))["auroc"] < 0.8
+    assert judged(Recipe(normalize="local"))["auroc"] < 0.8
 
 
 def test_shifts_move_images_as_they_are_named():

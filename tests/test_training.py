@@ -263,3 +263,14 @@ def test_bf16_trains(tmp_path):
     config = TrainingConfig(num_epochs=1, mixed_precision="bf16")
     history = train(build("ddpm"), MODELS["ddpm"][1], data(), config, tmp_path)
     assert 0 < history[-1]["train"]["loss"] < 10
+
+
+def test_what_is_judged_is_what_is_saved_bit_for_bit(tmp_path):
+    """Mixed precision ends with the training: the model in memory answers as the saved one does."""
+    model, images = build(), data(8)[list(range(8))]["images"]
+    config = TrainingConfig(num_epochs=2, mixed_precision="bf16", save_every_seconds=0)
+    train(model, classifier_loss, data(), config, tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    saved = ChestCNN.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        assert torch.equal(model(images), saved(images))

@@ -1,9 +1,15 @@
-"""Classifier metrics, by scikit-learn. 1 is the positive class: PNEUMONIA, as in the deck."""
+"""Classifier metrics, by scikit-learn. 1 is the positive class: PNEUMONIA, as in the deck.
+
+A classifier's answer is kept as its log-odds, ln p(1 | x) - ln p(0 | x): images are ranked by them,
+for probabilities run out of digits. In float32 a softmax ties everything beyond log-odds of 17 at
+1, rounded to six digits beyond 14.5, and AUROC moves. Probability 0.5 is a log-odds of 0.
+"""
 
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -15,11 +21,11 @@ from sklearn.metrics import (
 
 
 def classification_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
+    labels: np.ndarray, log_odds: np.ndarray, threshold: float = 0.0
 ) -> dict[str, Any]:
-    """Metrics of ``probabilities`` of class 1, (N,) in [0, 1], against ``labels`` (N,) in {0, 1}.
+    """Metrics of the ``log_odds`` of class 1, (N,), against ``labels`` (N,) in {0, 1}.
 
-    An image counts as positive if its probability is above ``threshold``. ``specificity`` is the
+    An image counts as positive if its log-odds are above ``threshold``. ``specificity`` is the
     negative class's recall, ``*_normal`` are its other scores (NORMAL in Kaggle's set). A precision
     without any prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]].
     ``auprc`` is the average precision of the positive class; a random order has that class's share.
@@ -28,12 +34,12 @@ def classification_metrics(
     thresholds whose specificity on these images is at least 0.9, whatever ``threshold`` is.
     Raises ValueError unless both classes occur.
     """
-    labels, probabilities = _checked(labels, probabilities)
-    predicted = (probabilities > threshold).astype(int)
+    labels, log_odds = _checked(labels, log_odds)
+    predicted = (log_odds > threshold).astype(int)
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=[0, 1], zero_division=0.0
     )
-    false_alarms, sensitivity, _ = roc_curve(labels, probabilities, drop_intermediate=False)
+    false_alarms, sensitivity, _ = roc_curve(labels, log_odds, drop_intermediate=False)
     return {
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": float(recall.mean()),
@@ -43,21 +49,21 @@ def classification_metrics(
         "f1": float(f1[1]),
         "precision_normal": float(precision[0]),
         "f1_normal": float(f1[0]),
-        "auroc": float(roc_auc_score(labels, probabilities)),
-        "auprc": float(average_precision_score(labels, probabilities)),
-        "brier": float(brier_score_loss(labels, probabilities)),
-        "calibration_error": calibration_error(labels, probabilities),
+        "auroc": float(roc_auc_score(labels, log_odds)),
+        "auprc": float(average_precision_score(labels, log_odds)),
+        "brier": float(brier_score_loss(labels, expit(log_odds))),
+        "calibration_error": calibration_error(labels, expit(log_odds)),
         "sensitivity_at_90_specificity": float(sensitivity[false_alarms <= 0.1].max()),
         "confusion": confusion_matrix(labels, predicted, labels=[0, 1]).tolist(),
     }
 
 
-def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, probabilities in float64: thresholds between two float32 need the digits."""
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
+def _checked(labels: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, log-odds in float64: thresholds between two float32 need the digits."""
+    labels, log_odds = np.asarray(labels), np.asarray(log_odds, dtype=float)
     if set(np.unique(labels)) != {0, 1}:
         raise ValueError(f"labels={np.unique(labels)}: both 0 and 1 must occur to be compared")
-    return labels, probabilities
+    return labels, log_odds
 
 
 def reliability(
@@ -91,24 +97,24 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     return float(np.average(gaps, weights=table["count"]))
 
 
-def choose_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Threshold of the highest balanced accuracy, to be chosen on validation images, not on test.
+def choose_threshold(labels: np.ndarray, log_odds: np.ndarray) -> float:
+    """Log-odds of the highest balanced accuracy, to be chosen on validation images, not on test.
 
-    Halfway between two neighbouring probabilities that occur; of equally good ones the nearest to
-    0.5, of two equally near the lower. 0.5 if all probabilities are equal. Raises ValueError
-    unless both classes occur.
+    Halfway between two neighbours that occur; of equally good ones the nearest to 0 (probability
+    0.5), of two equally near the lower. 0 if all are equal. Raises ValueError unless both classes
+    occur.
     """
-    labels, probabilities = _checked(labels, probabilities)
-    values, index = np.unique(probabilities, return_inverse=True)
+    labels, log_odds = _checked(labels, log_odds)
+    values, index = np.unique(log_odds, return_inverse=True)
     if len(values) == 1:
-        return 0.5
+        return 0.0
     # Whole numbers, so that ties are exact: negatives found and positives lost below each cut.
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     below = np.bincount(index, np.where(labels == 1, -negatives, positives)).cumsum()[:-1]
     middle = (values[:-1] + values[1:]) / 2
     cuts = np.where(middle < values[1:], middle, values[:-1])  # neighbours without a number between
     best = cuts[below == below.max()]
-    return float(best[np.abs(best - 0.5).argmin()])
+    return float(best[np.abs(best).argmin()])
 
 
 def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torchvision.models import VGG16_Weights, vgg16
 
+from chestx.config import processes
 from chestx.images import resize
 from chestx.models import ChestCNN
 
-Extract = Callable[[torch.Tensor], torch.Tensor]
+Extract = Callable[[torch.Tensor], torch.Tensor]  # on the device of ``processes``
 
 
 def random_vgg16(seed: int = 0) -> Extract:
@@ -22,7 +23,7 @@ def random_vgg16(seed: int = 0) -> Extract:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = vgg16(weights=None).features.eval()
+        layers = vgg16(weights=None).features.eval().to(processes().device)
 
     return lambda images: _pool_means(layers, images)
 
@@ -32,10 +33,11 @@ def imagenet_vgg16() -> Extract:
 
     Greys go to [0, 1] and are then normalised as torchvision says for these weights.
     """
-    layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.eval()
+    device = processes().device
+    layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.eval().to(device)
     # Its mean and deviation of red, green and blue.
     mean, deviation = (
-        torch.tensor(values).view(1, 3, 1, 1)
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
         for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
     return lambda images: _pool_means(layers, ((images.float() + 1) / 2 - mean) / deviation)
@@ -53,7 +55,7 @@ def _pool_means(layers: torch.nn.Sequential, images: torch.Tensor) -> torch.Tens
 
 def classifier_features(model: ChestCNN) -> Extract:
     """The penultimate layer of a trained classifier: (B, 128); images take the size it knows."""
-    model.eval()
+    model.eval().to(processes().device)
     return lambda images: model.features(resize(images, model.config.image_size))
 
 
@@ -80,7 +82,8 @@ class FeatureSpace:
 
     @torch.inference_mode()
     def _raw(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
-        return torch.cat([self._extract(batch) for batch in images.split(batch_size)])
+        device = processes().device
+        return torch.cat([self._extract(b.to(device)).cpu() for b in images.split(batch_size)])
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""

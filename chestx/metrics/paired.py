@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import binomtest
 
 LOWER_IS_BETTER = {"brier"}
@@ -16,21 +17,21 @@ Draws = Mapping[str, Mapping[str, np.ndarray]]  # arm -> metric -> (1 + draws,)
 
 
 def weighted_scores(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+    labels: np.ndarray, log_odds: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """AUROC, accuracy, balanced accuracy, recall, specificity and Brier score, (S, B) each.
 
-    ``labels`` (N,) in {0, 1}, ``probabilities`` of class 1 (S, N), ``thresholds`` (S,) above which
+    ``labels`` (N,) in {0, 1}, ``log_odds`` of class 1 (S, N), ``thresholds`` (S,) above which
     an image counts as positive, ``weights`` (N, B) of images, with some in either class. AUROC is
     the weighted share of (positive, negative) pairs in the right order, ties counting half.
     """
     positive = labels == 1
     ones, zeros = weights[positive], weights[~positive]
-    right = ((probabilities > thresholds[:, None]) == positive).astype(float)
+    right = ((log_odds > thresholds[:, None]) == positive).astype(float)
     recall = right[:, positive] @ ones / ones.sum(0)
     specificity = right[:, ~positive] @ zeros / zeros.sum(0)
     auroc = []
-    for row in probabilities:
+    for row in log_odds:
         high, low = row[positive], row[~positive, None]
         wins = (high > low) + 0.5 * (high == low)  # (negatives, positives)
         auroc.append(((wins @ ones) * zeros).sum(0) / (ones.sum(0) * zeros.sum(0)))
@@ -40,18 +41,18 @@ def weighted_scores(
         "balanced_accuracy": (recall + specificity) / 2,
         "recall": recall,
         "specificity": specificity,
-        "brier": (probabilities - labels) ** 2 @ weights / weights.sum(0),
+        "brier": (expit(log_odds) - labels) ** 2 @ weights / weights.sum(0),
     }
 
 
 def bootstrap(
-    labels: np.ndarray, patients: np.ndarray, probabilities: Mapping[str, np.ndarray],
+    labels: np.ndarray, patients: np.ndarray, log_odds: Mapping[str, np.ndarray],
     thresholds: Mapping[str, np.ndarray] | None = None, draws: int = 10_000, seed: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
     """Mean over seeds of every metric of every arm: (1 + draws,), first of the data themselves.
 
-    ``labels`` and ``patients`` (N,); ``probabilities`` (S, N) by arm, row s of every arm from the
-    same seed; ``thresholds`` (S,) by arm, 0.5 without. Each draw takes S seeds and as many
+    ``labels`` and ``patients`` (N,); ``log_odds`` of class 1 (S, N) by arm, row s of every arm
+    from the same seed; ``thresholds`` (S,) by arm, 0 without. Each draw takes S seeds and as many
     patients, with all their images, as there are, with replacement, the same for every arm; one
     that misses a class is drawn again. Percentiles of a difference cover other seeds of training
     and other patients of this source. They hold on condition of the training images, and of the
@@ -61,20 +62,20 @@ def bootstrap(
     equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
     freedom: that makes the seeds' share of the spread Student's t. A single seed stays as it is:
     the spread is that of patients alone and says nothing about another training. Takes about
-    30 N bytes a draw. Raises ValueError for shapes that differ, probabilities that are not
+    30 N bytes a draw. Raises ValueError for shapes that differ, log-odds that are not
     finite, and a class or a second patient that is missing.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
-    arms = {arm: np.asarray(rows, dtype=float) for arm, rows in probabilities.items()}
+    arms = {arm: np.asarray(rows, dtype=float) for arm, rows in log_odds.items()}
     shapes = {arm: rows.shape for arm, rows in arms.items()}
     shape = next(iter(shapes.values()))
     if set(shapes.values()) != {(shape[0], len(labels))} or patients.shape != labels.shape:
         raise ValueError(
-            f"probabilities {shapes} must all be (seeds, images) for the {len(labels)} labels "
+            f"log_odds {shapes} must all be (seeds, images) for the {len(labels)} labels "
             f"and {len(patients)} patients; leave out seeds that an arm lacks"
         )
     if not all(np.isfinite(rows).all() for rows in arms.values()):
-        raise ValueError("probabilities hold NaN or infinity; train again what diverged")
+        raise ValueError("log_odds hold NaN or infinity; train again what diverged")
     if set(np.unique(labels)) != {0, 1} or len(np.unique(patients)) < 2:
         raise ValueError("a test set needs both labels, 0 and 1, and two patients; give more")
     rng = np.random.default_rng(seed)
@@ -82,7 +83,7 @@ def bootstrap(
     weights = _image_weights(labels, patients, draws, rng)
     result = {}
     for arm, rows in arms.items():
-        cuts = np.asarray((thresholds or {}).get(arm, np.full(shape[0], 0.5)), dtype=float)
+        cuts = np.asarray((thresholds or {}).get(arm, np.zeros(shape[0])), dtype=float)
         scores = weighted_scores(labels, rows, cuts, weights)
         result[arm] = {name: (seeds * values).mean(0) for name, values in scores.items()}
     return result
