@@ -1,14 +1,16 @@
 """The diffusers pipeline: from noise to radiographs, with or without classes."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from chestx import images as pixels
-from chestx.config import generator_for
+from chestx.config import generator_for, processes
 from chestx.models.ddpm import null_label, takes_class_labels
 from chestx.schedulers import check_runs, check_schedule, start, step_arguments
 from chestx.sources import CLASS_NAMES
@@ -17,20 +19,38 @@ Step = Callable[[int, int, torch.Tensor], None]
 
 
 class RadiographPipeline(DiffusionPipeline):
-    """Unconditional or class-conditional sampling with any diffusers noise scheduler."""
+    """Unconditional or class-conditional sampling with any diffusers noise scheduler.
+
+    ``class_names``, in the order of the labels, are saved with a UNet that takes labels; without
+    them what is saved loads in the stock ``DDPMPipeline``.
+    """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        class_names: list[str] | tuple[str, ...] = CLASS_NAMES,  # diffusers reads these types
+    ):
         super().__init__()
         unet.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, scheduler=scheduler)
+        if takes_class_labels(unet):
+            labels = unet.config.num_class_embeds
+            if isinstance(class_names, str) or labels - len(class_names) not in (0, 1):
+                raise ValueError(
+                    f"class_names={class_names!r} do not fit a UNet with {labels} labels; give one "
+                    f"name for each, but none for the null label"
+                )
+            self.register_to_config(class_names=list(class_names))
+        self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
 
     @torch.inference_mode()
     def __call__(
         self,
         num_images: int = 1,
-        class_labels: list[int | str] | torch.Tensor | None = None,
+        class_labels: str | Sequence[int | str] | torch.Tensor | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
@@ -45,7 +65,8 @@ class RadiographPipeline(DiffusionPipeline):
         with alpha_t = 1 - beta_t, abar_t = product of alpha_1 to alpha_t and
         sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t). (The slide has abar_t as a sum.)
 
-        ``class_labels``: indices, or names of Kaggle's classes, one per image, if the UNet has any.
+        ``class_labels``: indices or names of classes, one per image, if the UNet has any; a name
+        alone counts for all.
         ``num_inference_steps``: default is as many as the UNet was trained with; a second-order
         scheduler (Heun, KDPM2) evaluates the UNet about twice per step.
         ``generator``: one, or one per image, which makes an image independent of its batch.
@@ -53,7 +74,7 @@ class RadiographPipeline(DiffusionPipeline):
         ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
         ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
         2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
-        ``check``: whether to warn of what ``schedulers.check_schedule`` finds.
+        ``check``: whether to try a schedule, once, and warn of what ``check_schedule`` finds.
 
         Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``
         and, unless ``check`` is off, if the scheduler fails with so many steps.
@@ -66,9 +87,7 @@ class RadiographPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         steps = num_inference_steps or self.scheduler.config.num_train_timesteps
         if check:
-            check_runs(self.scheduler, steps)
-            for sentence in check_schedule(self.scheduler, steps):
-                warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=3)
+            self._check(steps)
         start(self.scheduler, steps, device)
         extra = step_arguments(self.scheduler, generator)
 
@@ -95,28 +114,36 @@ class RadiographPipeline(DiffusionPipeline):
         arrays = pixels.to_uint8(images)[:, 0].cpu().numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(arrays[..., None] / 255.0)
 
+    def _check(self, steps: int) -> None:
+        tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
+        if tried in self._checked:
+            return
+        check_runs(self.scheduler, steps)
+        for sentence in check_schedule(self.scheduler, steps):
+            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=4)
+        self._checked.add(tried)
+
     def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
         if not takes_class_labels(self.unet):
             if class_labels is not None:
                 raise ValueError("class_labels were given, but this UNet was trained without them")
             return None
-        num_classes = self.unet.config.num_class_embeds - (null_label(self.unet) is not None)
-        if class_labels is None:
-            raise ValueError(f"this UNet wants class_labels, one of {num_classes} per image")
-        names = [CLASS_NAMES.index(c) if c in CLASS_NAMES else c for c in list(class_labels)]
-        indices = [int(c) for c in names]
-        if len(indices) != num_images or not all(0 <= c < num_classes for c in indices):
+        names, given = self.config.class_names, class_labels
+        if isinstance(given, str | None):
+            given = [given] * num_images
+        indices = [names.index(c) if c in names else c for c in given]
+        if len(indices) != num_images or not all(c in range(len(names)) for c in indices):
             raise ValueError(
-                f"class_labels={class_labels!r}: give {num_images} of {CLASS_NAMES} or 0 to "
-                f"{num_classes - 1}"
+                f"class_labels={class_labels!r}: give {num_images} of {names} or 0 to "
+                f"{len(names) - 1}"
             )
-        return torch.tensor(indices, device=self._execution_device)
+        return torch.tensor([int(c) for c in indices], device=self._execution_device)
 
     def _with_null(self, labels: torch.Tensor | None, guidance_scale: float):
         """The labels of one branch or, with guidance, of both: labelled, then null."""
         if guidance_scale == 1:
             return labels
-        null = null_label(self.unet)
+        null = null_label(self.unet, len(self.config.get("class_names", ())))
         if null is None or guidance_scale < 0:
             raise ValueError(
                 f"guidance_scale={guidance_scale} must be at least 0, and other than 1 it needs a "
@@ -124,6 +151,21 @@ class RadiographPipeline(DiffusionPipeline):
                 f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
             )
         return torch.cat([labels, torch.full_like(labels, null)])
+
+
+def load_pipeline(
+    folder: Path, kind: type[DiffusionPipeline] = RadiographPipeline
+) -> DiffusionPipeline:
+    """What ``save_pretrained`` wrote, on this process's device, and no bars of diffusers."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        pipeline = kind.from_pretrained(folder, use_safetensors=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    pipeline.to(processes().device).set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def forward_strip(
@@ -140,7 +182,8 @@ def reverse_strip(
 ) -> torch.Tensor:
     """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
 
-    The entry for t is what the network sees at t; the entry for 0 is the finished image.
+    The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
+    warn: what the network was trained with is shown as it is.
     """
     seen: dict[int, torch.Tensor] = {}
     labels = class_labels if takes_class_labels(pipeline.unet) else None
@@ -150,5 +193,5 @@ def reverse_strip(
         seen[timestep if index < 0 else timestep - 1] = images.cpu()
 
     pipeline.set_progress_bar_config(disable=True)
-    final = pipeline(len(class_labels), labels, generator=generators, on_step=keep).cpu()
+    final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False).cpu()
     return torch.stack([final if t == 0 else seen[t] for t in timesteps])

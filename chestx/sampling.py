@@ -10,10 +10,11 @@ import torch
 from diffusers import DDPMPipeline
 
 from chestx import images as pixels
-from chestx.config import generator_for, processes
+from chestx.config import generator_for
 from chestx.data import RadiographTensors
 from chestx.metrics.distribution import kid_difference, kid_floor, kid_interval
 from chestx.metrics.features import Extract, FeatureSpace
+from chestx.pipeline import load_pipeline
 
 EVALUATION = 2000  # keeps this noise apart from that of the synthetic sets
 Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
@@ -24,21 +25,25 @@ def timed_images(
 ) -> tuple[torch.Tensor, float]:
     """Images of one class (N, 1, H, W), rounded to grey levels as on disk, and seconds per image.
 
-    ``sample(class_labels, torch_generators)`` is a ``synthesis.Generator``'s.
+    ``sample(class_labels, torch_generators)`` is a ``synthesis.Generator``'s. One image before
+    the clock starts pays for what happens only once.
     """
-    started, batches = time.monotonic(), []
-    for start in range(0, num_images, batch_size):
-        indices = range(start, min(start + batch_size, num_images))
-        labels = torch.full((len(indices),), label)
-        batches.append(sample(labels, [generator_for(seed, EVALUATION, i) for i in indices]).cpu())
+
+    def make(start: int, stop: int) -> torch.Tensor:
+        generators = [generator_for(seed, EVALUATION, i) for i in range(start, stop)]
+        return sample(torch.full((stop - start,), label), generators).cpu()  # waits for a GPU
+
+    make(0, 1)
+    started = time.monotonic()
+    starts = range(0, num_images, batch_size)
+    batches = [make(start, min(start + batch_size, num_images)) for start in starts]
     seconds = (time.monotonic() - started) / num_images
     return pixels.to_float(pixels.to_uint8(torch.cat(batches))), seconds
 
 
 def stock_sampler(folder: Path) -> Sample:
     """diffusers' own ``DDPMPipeline`` with every step of training, as ``timed_images`` wants it."""
-    pipeline = DDPMPipeline.from_pretrained(folder)
-    pipeline.to(processes().device).set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(folder, DDPMPipeline)
     steps = pipeline.scheduler.config.num_train_timesteps
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:

@@ -31,8 +31,8 @@ from chestx.data import (
 )
 from chestx.models import ConditionalVAE, EnhancedConditionalVAE, check_configs
 from chestx.models.ddpm import takes_class_labels
-from chestx.pipeline import RadiographPipeline
-from chestx.schedulers import STEPS_DIVIDE_T, swap_scheduler
+from chestx.pipeline import RadiographPipeline, load_pipeline
+from chestx.schedulers import check_runs, check_schedule, swap_scheduler
 from chestx.sources import CLASS_NAMES, NORMAL
 from chestx.twin import GaussianTwin
 
@@ -90,15 +90,14 @@ def load_generator(
     trained_on = set(results.read_json(folder / "trained_on.json"))
     counts = results.read_json(folder / "result.json")["data"]["counts"]["train"]
     classes = tuple(counts)
-    device = processes().device
     if name in VAES:
-        model = VAES[name].from_pretrained(folder / "model", use_safetensors=True).to(device).eval()
+        model = VAES[name].from_pretrained(folder / "model", use_safetensors=True)
+        model.to(processes().device).eval()
         weights = folder / "model" / "diffusion_pytorch_model.safetensors"
         settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
         size, sample = model.config.image_size, model.sample
     else:
-        pipeline = RadiographPipeline.from_pretrained(folder / "model", use_safetensors=True)
-        pipeline.to(device)
+        pipeline = load_pipeline(folder / "model")
         sample, settings = pipeline_sampler(
             pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
         )
@@ -169,20 +168,25 @@ def pipeline_sampler(
     num_inference_steps: int,
     guidance_scale: float = 1.0,
 ):
-    """(sample function, what to write into the manifest) of a pipeline with another sampler."""
-    pipeline.scheduler = swap_scheduler(pipeline.scheduler, sampler)
+    """(sample function, what to write into the manifest) of a pipeline with another sampler.
+
+    Raises ValueError for what ``check_schedule`` finds in sampler and steps. What it finds in the
+    schedule that the network was trained with stays: an arm is what it is.
+    """
+    trained, T = pipeline.scheduler, pipeline.scheduler.config.num_train_timesteps
+    pipeline.scheduler, steps = swap_scheduler(trained, sampler), num_inference_steps or T
     pipeline.set_progress_bar_config(disable=True)
-    trained_steps = pipeline.scheduler.config.num_train_timesteps
-    steps = num_inference_steps or trained_steps
-    if isinstance(pipeline.scheduler, STEPS_DIVIDE_T) and trained_steps % steps:
-        raise ValueError(
-            f"num_inference_steps={steps} does not divide {trained_steps}, as {sampler} needs; "
-            f"take a divisor, or the sampler dpmsolver++"
-        )
+    check_runs(pipeline.scheduler, steps)
+    own = check_schedule(trained, T)
+    if added := [s for s in check_schedule(pipeline.scheduler, steps) if s not in own]:
+        raise ValueError(f"sampler={sampler!r}, num_inference_steps={steps}: {'; '.join(added)}")
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         labels = class_labels if takes_class_labels(pipeline.unet) else None
-        return pipeline(len(class_labels), labels, steps, generators, guidance_scale=guidance_scale)
+        return pipeline(
+            len(class_labels), labels, steps, generators,
+            guidance_scale=guidance_scale, check=False,
+        )  # fmt: skip
 
     settings = {"scheduler": sampler, "num_inference_steps": steps}
     return sample, settings | {"guidance_scale": None if guidance_scale == 1 else guidance_scale}

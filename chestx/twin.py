@@ -142,9 +142,12 @@ class GaussianTwin:
 
     @classmethod
     def of(cls, images: torch.Tensor) -> "GaussianTwin":
-        """The twin of images (N, C, H, W) in [-1, 1]; raises ValueError for fewer than two."""
-        if len(images) < 2:
-            raise ValueError(f"{len(images)} images have no covariance; give at least two")
+        """The twin of images (N, C, H, W) in [-1, 1]; ValueError unless two of them differ."""
+        if len(images) < 2 or torch.equal(images.amin(0), images.amax(0)):
+            raise ValueError(
+                f"the {len(images)} images given do not vary, so they have no covariance; give at "
+                f"least two different ones"
+            )
         rows = images.double().flatten(1)
         mean = rows.mean(0)
         _, singular, vectors = torch.linalg.svd(rows - mean, full_matrices=False)
@@ -179,7 +182,8 @@ class GaussianTwin:
         means, spread = recovered(
             trained, sampler, num_inference_steps, far, grid.exp(), side, **UNBOUNDED
         )
-        place = ((deviations.log() - low) / (high - low) * 32).clamp(0, 32 - 1e-9)
+        width = (high - low).clamp(min=1e-9)  # 0 if all are alike, as the one of two images
+        place = ((deviations.log() - low) / width * 32).clamp(0, 32 - 1e-9)
         left = place.long()
         mean_kept, kept = (
             values[left] + (place - left) * (values[left + 1] - values[left])

@@ -28,7 +28,7 @@ from chestx.models.ddpm import (
     build_unet,
 )
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
-from chestx.schedulers import SAMPLERS
+from chestx.schedulers import MAX_SIGNAL, SAMPLERS
 from chestx.synthesis import pipeline_sampler, save_generator
 from chestx.training import TrainingConfig, train
 
@@ -89,20 +89,27 @@ def main(config: Config) -> dict:
         train_data, held_out = train_data.of_class(smaller), held_out.of_class(smaller)
 
     # 2. The network and its noise schedule.
-    num_classes = len(radiographs.class_names) if config.class_conditional else None
+    class_names = radiographs.class_names
     torch.manual_seed(config.seed)
     schedule, prediction_type = VARIANTS[config.generator]
     prediction_type = config.prediction_type or prediction_type
     scheduler = build_scheduler(config.schedule or schedule, prediction_type)
     unet = build_unet(
-        config.image_size, config.block_out_channels, config.layers_per_block, num_classes,
+        config.image_size, config.block_out_channels, config.layers_per_block,
+        len(class_names) if config.class_conditional else None,
         with_null_label=config.label_dropout > 0,
     )  # fmt: skip
-    loss_fn = DenoisingLoss(scheduler, config.label_dropout, config.min_snr_gamma)
+    loss_fn = DenoisingLoss(scheduler, config.label_dropout, config.min_snr_gamma, len(class_names))
+    left, T = float(scheduler.alphas_cumprod[-1]) ** 0.5, scheduler.config.num_train_timesteps
+    if left > MAX_SIGNAL:
+        print(
+            f"{config.generator}: at T = {T} this schedule leaves {left:.0%} of the signal's "
+            f"amplitude, yet sampling starts from pure noise; 10_terminal_snr shows what that costs"
+        )
 
     # 3. Train, and look at samples after the first, the middle and the last epoch.
     def save_samples(model, epoch: int) -> None:
-        pipeline = RadiographPipeline(model, scheduler)
+        pipeline = RadiographPipeline(model, scheduler, class_names)
         sample, _ = pipeline_sampler(pipeline, config.sampler, config.num_inference_steps)
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
         labels = train_data.labels[:8]
@@ -122,7 +129,7 @@ def main(config: Config) -> dict:
     )  # fmt: skip
 
     # 4. Save a diffusers pipeline; draw the way into noise and the way back.
-    pipeline = RadiographPipeline(unet, scheduler)
+    pipeline = RadiographPipeline(unet, scheduler, class_names)
     save_generator(folder, pipeline, radiographs["train"])
     shown = train_data[list(range(min(3, len(train_data))))]
     timesteps = [0, 25, 50, 75, 100, 125, 150, 175, 199]  # 0 stands for the image itself
@@ -139,7 +146,6 @@ def main(config: Config) -> dict:
     forward["image 0, mean of\n100 noisy copies"] = forward_strip(
         scheduler, copies, timesteps, config.seed
     ).mean(1)
-    left, T = scheduler.alphas_cumprod[-1] ** 0.5, scheduler.config.num_train_timesteps
     schedules = {key: build_scheduler(*VARIANTS[key]).betas for key in ("ddpm", "ddpm_mended")} | {
         config.generator: scheduler.betas
     }

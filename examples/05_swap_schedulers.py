@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from diffusers import DDPMScheduler
+
 from chestx import data, figures, images, results, sampling, synthesis, twin
 from chestx.config import CommonConfig, option, run
 from chestx.metrics import features
 from chestx.models import ChestCNN, check_configs
-from chestx.pipeline import RadiographPipeline
 from chestx.schedulers import steps_within
 
 
@@ -86,7 +87,7 @@ def main(config: Config) -> dict:
     floor = judge.floor["p95"]
 
     # 2. The twin: all samplers without a network.
-    scheduler = RadiographPipeline.from_pretrained(model_dir / "model").scheduler
+    scheduler = DDPMScheduler.from_pretrained(model_dir / "model", subfolder="scheduler")
     gaussian = twin.GaussianTwin.of(images.to_float(tensors["train"].of_class(label).images))
     surveyed = twin.survey(gaussian, scheduler, config.steps)
     chosen = twin.candidates(surveyed, config.num_candidates)

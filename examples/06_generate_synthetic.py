@@ -110,7 +110,7 @@ def main(config: Config) -> dict:
     sets = {f"training {class_name}": real.of_class(label), **sets}
     first = torch.arange(10)
     rows = {
-        figures.TITLES.get(name, name): tensors[first[: len(tensors)]]["images"]
+        figures.TITLES[name]: tensors[first[: len(tensors)]]["images"]
         for name, tensors in sets.items()
     }
     greys = {

@@ -1,9 +1,13 @@
 """KID against torchmetrics, its definition and brute force; the floor; the features; the choice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torchvision.models import vgg16
 
+from chestx import sampling
 from chestx.config import generator_for
 from chestx.metrics import features
 from chestx.metrics.distribution import (
@@ -215,6 +219,43 @@ def test_classifier_features_and_images_that_do_not_vary():
     assert space(x).shape == (20, int(space.kept.sum()))
     with pytest.raises(ValueError, match="do not vary"):
         features.FeatureSpace(features.classifier_features(model), x[:1].expand(5, -1, -1, -1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_features_are_made_on_the_processes_device_and_come_back(device, monkeypatch):
+    state, seen = SimpleNamespace(device=torch.device(device)), []
+    monkeypatch.setattr(features, "processes", lambda: state)
+    monkeypatch.setattr(features, "vgg16", lambda weights: vgg16(weights=None))
+    x = torch.randn(20, 1, 16, 16, generator=generator_for(0))
+
+    def extract(images):
+        seen.append(images.device.type)
+        return x.flatten(1)[: len(images)]  # from "meta" nothing could come back
+
+    space = features.FeatureSpace(extract, x)
+    assert set(seen) == {device}
+    assert space(x).device.type == "cpu"
+    for made in (features.random_vgg16(), features.imagenet_vgg16(),
+                 features.classifier_features(ChestCNN(16))):  # fmt: skip
+        assert made(x[:2].to(device)).device.type == device
+
+
+def test_the_first_sampler_does_not_pay_for_warming_up(monkeypatch):
+    """One slow first call, then a second per batch: what is timed are the batches alone."""
+    clock, asked = [0.0], []
+    monkeypatch.setattr(sampling.time, "monotonic", lambda: clock[0])
+
+    def sample(class_labels, generators):
+        clock[0] += 1 if asked else 60
+        asked.append(len(generators))
+        return torch.stack([torch.rand(1, 4, 4, generator=g) for g in generators])
+
+    made, seconds = sampling.timed_images(sample, 10, batch_size=4)
+    assert seconds == pytest.approx(3 / 10)
+    assert asked == [1, 4, 4, 2]
+    again, _ = sampling.timed_images(sample, 10, batch_size=7)
+    assert torch.equal(made, again)
+    assert len(made) == 10
 
 
 def test_front_and_recommendation():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
-from chestx import evaluation
+from chestx import evaluation, figures
 from chestx import images as pixels
 from chestx.config import generator_for
 from chestx.data import load_radiographs, to_tensors
@@ -88,3 +89,15 @@ def test_fresh_images_copies_and_grain(splits, real):
         evaluation.picture_scores(made["grain"])["ms_ssim"]
         < (evaluation.picture_scores(fresh)["ms_ssim"])
     )
+
+
+def test_sets_without_a_name_or_colour_of_their_own_are_shown_in_words():
+    data = {"kind": "phantom", "source": "phantom", "protocol": "fair"}
+    greys = {name: np.linspace(-1, 1, 9) for name in ("ddpm_mended", "twin_PNEUMONIA")}
+    (axes,) = figures.brightness(greys, data).axes
+    shown = [label.get_text().partition("\n")[0] for label in axes.get_yticklabels()]
+    assert shown == ["DDPM mended", "twin PNEUMONIA"]
+    bodies = [to_hex(c.get_facecolor()[0]) for c in axes.collections[:2]]
+    assert bodies == [figures.COLOURS["ddpm_mended"], figures.COLOURS["nothing of that name"]]
+    assert figures.class_colour("clear", 0) == figures.COLOURS["NORMAL"]
+    assert figures.class_colour("NORMAL", 1) == figures.COLOURS["NORMAL"]

@@ -1,16 +1,24 @@
 """Sampling: our loop against diffusers' own arithmetic, samplers, labels, strips."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from diffusers.utils import logging
 
+from chestx import pipeline as pipelines
 from chestx.config import generator_for
-from chestx.models.ddpm import build_scheduler, build_unet
+from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet, null_label
 from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
 from chestx.schedulers import SAMPLERS, check_schedule, start, swap_scheduler
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def pipeline(num_classes=None, **schedule) -> RadiographPipeline:
@@ -88,11 +96,58 @@ def test_class_labels_by_name_or_index():
 
     assert torch.equal(sample(["PNEUMONIA"]), sample([1]))
     assert not torch.equal(sample(["NORMAL"]), sample([1]))
-    for wrong in (None, [2], [-1], [0, 1]):
-        with pytest.raises(ValueError, match="class_labels"):
+    assert torch.equal(sample("PNEUMONIA"), sample([1]))
+    for wrong in (None, [2], [-1], [0.5], [0, 1], "normal", ["COVID"], "NP"):
+        with pytest.raises(ValueError, match=r"class_labels=.*'NORMAL', 'PNEUMONIA'\] or 0 to 1"):
             sample(wrong)
     with pytest.raises(ValueError, match="trained without"):
         pipeline()(1, [0], num_inference_steps=2)
+
+
+@pytest.mark.parametrize("with_null_label", [False, True])
+def test_a_pipeline_knows_its_own_classes_and_keeps_them(with_null_label, tmp_path):
+    """Three classes: the third is one, and the null label comes after it."""
+    torch.manual_seed(0)
+    unet = build_unet(16, (32, 32), 1, 3, with_null_label).eval()
+    names = ("clear", "effusion", "mass")
+    RadiographPipeline(unet, build_scheduler("scaled"), names).save_pretrained(tmp_path)
+    made = RadiographPipeline.from_pretrained(tmp_path)
+    made.set_progress_bar_config(disable=True)
+    assert made.config.class_names == list(names)
+
+    def sample(labels, **guidance):
+        noise = torch.Generator().manual_seed(0)
+        return made(2, labels, num_inference_steps=2, generator=noise, check=False, **guidance)
+
+    assert torch.equal(sample(["mass", "clear"]), sample([2, 0]))
+    assert torch.equal(sample("mass"), sample(torch.tensor([2, 2])))
+    for wrong in ("NORMAL", ["NORMAL", "clear"], [3, 0]):
+        with pytest.raises(ValueError, match=r"'clear', 'effusion', 'mass'\] or 0 to 2"):
+            sample(wrong)
+    assert null_label(unet, 3) == (3 if with_null_label else None)
+    dropping = DenoisingLoss(build_scheduler(), 0.5, num_classes=3)
+    batch = {"images": torch.zeros(8, 1, 16, 16), "class_labels": torch.tensor([2] * 8)}
+    if with_null_label:
+        assert torch.allclose(sample("mass", guidance_scale=0.0), sample("clear", guidance_scale=0))
+        assert torch.isfinite(dropping(unet, batch)[0])
+    else:
+        for call in (lambda: sample("mass", guidance_scale=2.0), lambda: dropping(unet, batch)):
+            with pytest.raises(ValueError, match="null label"):
+                call()
+
+
+@pytest.mark.parametrize("names", [(), "ab", ("a", "b", "c")])
+def test_class_names_fit_the_unet(names):
+    with pytest.raises(ValueError, match=r"class_names=.* do not fit a UNet with 2 labels"):
+        RadiographPipeline(build_unet(16, (32, 32), 1, 2), build_scheduler(), names)
+
+
+def test_names_without_labels_leave_the_stock_pipeline_as_it_was(tmp_path, capfd):
+    unet = build_unet(16, (32, 32))
+    RadiographPipeline(unet, build_scheduler(), ("clear", "mass")).save_pretrained(tmp_path)
+    DDPMPipeline.from_pretrained(tmp_path)
+    assert "class_names" not in (tmp_path / "model_index.json").read_text()
+    assert "not expected" not in capfd.readouterr().err  # what diffusers says of unknown entries
 
 
 def test_output_types():
@@ -213,11 +268,72 @@ def test_warnings_are_the_checkers_sentences():
     said = [str(w.message) for w in caught]
     assert said == [f"DDPMScheduler: {s}" for s in check_schedule(made.scheduler, 75)]
     assert len(said) == 2
+    assert {w.filename for w in caught} == {__file__}  # the caller's line, not ours
     fine = guided()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fine(1, [0], 4, generator_for(0))
         made(1, num_inference_steps=3, generator=generator_for(0), check=False)
+
+
+def test_a_schedule_is_tried_once_per_scheduler_and_number_of_steps(monkeypatch):
+    made, tried = pipeline(schedule="scaled"), []
+
+    def counting(scheduler, steps):
+        tried.append((type(scheduler).__name__, steps))
+        if steps > 200:
+            raise ValueError("too many")
+
+    monkeypatch.setattr(pipelines, "check_runs", counting)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for steps in (4, 4, 75, 4, 75):
+            made(1, num_inference_steps=steps, generator=generator_for(0))
+    assert tried == [("DDPMScheduler", 4), ("DDPMScheduler", 75)]
+    assert [str(w.message).partition("from pure noise at ")[2][:7] for w in caught] == [
+        "t = 150", "t = 148"
+    ]  # fmt: skip
+    made.scheduler = swap_scheduler(made.scheduler, "ddpm")  # the same class, other spacing
+    for _ in range(2):
+        made(1, num_inference_steps=4, generator=generator_for(0))
+    for _ in range(2):  # what fails is tried again
+        with pytest.raises(ValueError, match="too many"):
+            made(1, num_inference_steps=201)
+    assert tried[2:] == [("DDPMScheduler", 4), *[("DDPMScheduler", 201)] * 2]
+
+
+def test_loading_is_silent_and_leaves_diffusers_as_it_was(tmp_path, capfd):
+    pipeline().save_pretrained(tmp_path)
+    for kind in (RadiographPipeline, DDPMPipeline):
+        assert type(pipelines.load_pipeline(tmp_path, kind)) is kind
+    assert capfd.readouterr().err == ""
+    assert logging.is_progress_bar_enabled()
+
+
+def test_a_first_run_says_what_the_decks_schedule_does_once_and_in_plain_words(tmp_path):
+    """No warning with a line number, no bar of somebody else's; the sentence is computed."""
+    common = {"image_size": 16, "limit": 60, "num_phantoms": 160, "output_dir": str(tmp_path)}
+    steps = {
+        "04_train_ddpm": {"block_out_channels": (32, 32), "num_epochs": 2},
+        "06_generate_synthetic": {"generators": ("ddpm",), "ddpm_steps": 3},
+        "10_terminal_snr": {"num_images": 8},
+    }
+    program = (
+        "from run_all import load_example\n"
+        "from chestx.config import defaults\n"
+        f"for name, changes in {steps}.items():\n"
+        "    example = load_example(name)\n"
+        f"    values = defaults(example.Config) | {common} | changes\n"
+        "    values |= {'num_inference_steps': 3} if 'num_inference_steps' in values else {}\n"
+        "    example.main(example.Config(**values))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(EXAMPLES.parent)])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # our own bars too are for terminals only
+    assert done.stdout.count("at T = 200 this schedule leaves 36% of the signal's amplitude") == 1
 
 
 def test_too_many_steps_name_the_samplers_that_can():

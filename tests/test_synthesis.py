@@ -1,6 +1,7 @@
 """Synthetic sets: image i depends on (seed, i) alone, and a set says what made it."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from chestx import results, synthesis
-from chestx.config import generator_for
+from chestx import results, schedulers, synthesis
+from chestx.config import defaults, generator_for
 from chestx.data import Radiographs, load_radiographs
 from chestx.models import ConditionalVAE
+from chestx.models.ddpm import build_scheduler, build_unet
+from chestx.pipeline import RadiographPipeline, load_pipeline
 from chestx.sources import NORMAL, PNEUMONIA
 from chestx.synthesis import (
     Generator,
@@ -277,6 +280,48 @@ def test_altered_and_missing_files_are_named(
     assert len(load_synthetic(tmp_path, 3, 16)) == 3
 
 
+@pytest.fixture
+def load_example(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    return importlib.import_module("run_all").load_example
+
+
+def test_06_shows_every_set_by_its_title(load_example, tmp_path: Path, monkeypatch) -> None:
+    """A set that is no arm of its own, such as the twin's of the larger class, too."""
+    example = load_example("06_generate_synthetic")
+    wanted = {("twin", PNEUMONIA): 4}
+    monkeypatch.setattr(example.augmentation, "extended_sets", lambda label, missing: wanted)
+    shown, draw = [], example.figures.image_rows
+    monkeypatch.setattr(
+        example.figures, "image_rows", lambda rows, *_: shown.extend(rows) or draw(rows, *_)
+    )
+    changes = {"generators": ("twin",), "extended": True, "image_size": 16, "limit": 60}
+    changes |= {"num_phantoms": 160, "output_dir": str(tmp_path)}
+    example.main(example.Config(**defaults(example.Config) | changes))
+    assert shown == ["training NORMAL", "Gaussian twin", "twin PNEUMONIA"]
+
+
+def test_04_tells_the_pipeline_the_classes_of_the_data(
+    load_example, phantom_folder: Path, tmp_path: Path
+) -> None:
+    """Who samples by name uses the names of the folders, whatever they are."""
+    for part in phantom_folder.iterdir():
+        for name, other in (("NORMAL", "clear"), ("PNEUMONIA", "opaque")):
+            shutil.copytree(part / name, tmp_path / "data" / part.name / other)
+    changes = {"data": str(tmp_path / "data"), "classes": ("clear", "opaque"), "image_size": 16}
+    changes |= {"class_conditional": True, "label_dropout": 0.2, "block_out_channels": (32, 32)}
+    changes |= {"num_epochs": 1, "num_inference_steps": 3, "output_dir": str(tmp_path)}
+    example = load_example("04_train_ddpm")
+    example.main(example.Config(**defaults(example.Config) | changes))
+    assert load_generator("ddpm", tmp_path / "ddpm").classes == ("clear", "opaque")
+    pipeline = load_pipeline(tmp_path / "ddpm" / "model")
+    assert pipeline.config.class_names == ["clear", "opaque"]
+    made = pipeline(2, "opaque", 3, guidance_scale=2.0, check=False)
+    assert made.shape == (2, 1, 16, 16)
+    with pytest.raises(ValueError, match="'clear', 'opaque'"):
+        pipeline(1, ["NORMAL"], 3)
+
+
 # ------------------------------------------------------------------------------------- leakage
 
 
@@ -350,6 +395,26 @@ def test_missing_generator_says_which_script_to_run(
     """Who starts in the middle is told the very command that comes first."""
     with pytest.raises(FileNotFoundError, match=command):
         load_generator(name, tmp_path / name)
+
+
+def test_a_sampler_answers_for_itself_and_not_for_the_networks_schedule(recwarn) -> None:
+    """The deck's schedule is meant to be what it is; steps that do not fit are an error at once."""
+    trained = build_scheduler("deck")
+    assert schedulers.check_schedule(trained, 200)
+
+    def sampler(name: str, steps: int):
+        pipeline = RadiographPipeline(build_unet(16, (32, 32)), trained)
+        return synthesis.pipeline_sampler(pipeline, name, steps)[0]
+
+    sampler("ddpm", 4)(torch.zeros(1, dtype=torch.long), [generator_for(0)])
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+    for name, steps, says in (
+        ("ddim", 15, "num_inference_steps=15.*do not divide T"),
+        ("euler", 300, "more inference than training steps: 300 > 200"),
+        ("ddpm", 201, "these can"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            sampler(name, steps)
 
 
 def test_saved_generator_samples_the_same_images(radiographs: Radiographs, tmp_path: Path) -> None:

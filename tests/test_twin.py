@@ -62,8 +62,17 @@ def test_twin_has_mean_covariance_and_brightness_of_its_images(images, twin):
     brightness = images.double().mean((1, 2, 3))
     assert np.allclose(twin.brightness(), (brightness.mean(), brightness.std()))
     assert np.isclose(twin.pixel_deviation(), rows.var(0).mean().sqrt())
-    with pytest.raises(ValueError, match="at least two"):
-        GaussianTwin.of(images[:1])
+    for too_few in (images[:0], images[:1], images[:1].expand(3, -1, -1, -1)):
+        with pytest.raises(ValueError, match="give at least two different ones"):
+            GaussianTwin.of(too_few)
+
+
+def test_the_twin_of_two_images_has_one_direction_and_is_rendered_like_any_other(images):
+    pair = GaussianTwin.of(images[:2])
+    assert len(pair.variances) == 1
+    rendered = pair.rendered(build_scheduler("scaled", "v_prediction"), "ddpm", 200)
+    assert rendered.brightness()[1] == pytest.approx(pair.brightness()[1], rel=0.05)
+    assert pair.distance(rendered) < 0.05 * pair.pixel_deviation()
 
 
 def test_samples_have_the_twins_moments_and_do_not_depend_on_their_batch(twin):

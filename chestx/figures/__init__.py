@@ -116,7 +116,7 @@ def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
 
 def class_colour(name: str, label: int) -> str:
     """The colour of a class: by its name, else as that of Kaggle's class with the same label."""
-    return COLOURS.get(name, COLOURS[CLASS_NAMES[label]])
+    return COLOURS[name if name in COLOURS else CLASS_NAMES[label]]
 
 
 def save_figure(figure: Figure, output_dir: Path, name: str, caption: str) -> dict[str, str]:
@@ -302,11 +302,11 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     values = [samples[name] for name in names]
     parts = axes.violinplot(values, orientation="horizontal", showmedians=True, widths=0.8)
     for body, name in zip(parts["bodies"], names):
-        body.set_facecolor(COLOURS.get(name, COLOURS["original"]))
+        body.set_facecolor(COLOURS[name])
         body.set_alpha(0.6)
     for line in ("cbars", "cmins", "cmaxes", "cmedians"):
         parts[line].set_color("#444444")
-    labels = [f"{TITLES.get(n, n)}\nsd {np.std(samples[n]):.3f}" for n in names]
+    labels = [f"{TITLES[n]}\nsd {np.std(samples[n]):.3f}" for n in names]
     axes.set_yticks(np.arange(1, len(names) + 1), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("mean grey in [-1, 1]")

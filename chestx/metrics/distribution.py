@@ -191,7 +191,7 @@ def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} image(s): diversity needs at least two")
-    images = resize((images.float() + 1) / 2, max(64, images.shape[-1])).clamp(0, 1)
+    images = resize((images.double() + 1) / 2, max(64, images.shape[-1])).clamp(0, 1)
     window = min(11, 2 * ((images.shape[-1] - 1) // 32) + 1)  # 16 (window - 1) < side
     rng = np.random.default_rng(seed)
     first = rng.integers(len(images), size=num_pairs)

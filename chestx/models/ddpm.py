@@ -99,13 +99,17 @@ class DenoisingLoss:
     """
 
     def __init__(
-        self, scheduler: DDPMScheduler, label_dropout: float = 0.0, min_snr_gamma: float = 0.0
+        self,
+        scheduler: DDPMScheduler,
+        label_dropout: float = 0.0,
+        min_snr_gamma: float = 0.0,
+        num_classes: int = len(CLASS_NAMES),
     ):
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout={label_dropout} must lie in [0, 1); 0 turns it off")
         if min_snr_gamma < 0:
             raise ValueError(f"min_snr_gamma={min_snr_gamma} must be 0 (off) or more, such as 5")
-        self.scheduler = scheduler
+        self.scheduler, self.num_classes = scheduler, num_classes
         self.label_dropout, self.min_snr_gamma = label_dropout, min_snr_gamma
 
     def __call__(
@@ -118,7 +122,7 @@ class DenoisingLoss:
         noisy_images = self.scheduler.add_noise(images, noise, timesteps)
         class_labels = batch["class_labels"] if takes_class_labels(model) else None
         if self.label_dropout:
-            class_labels = self.drop_labels(class_labels, null_label(model))
+            class_labels = self.drop_labels(class_labels, null_label(model, self.num_classes))
         prediction = model(noisy_images, timesteps, class_labels).sample  # (B, 1, H, W)
         target = self.target(images, noise, timesteps)
         if not self.min_snr_gamma:
@@ -131,7 +135,7 @@ class DenoisingLoss:
         if null is None:
             raise ValueError(
                 f"label_dropout={self.label_dropout} needs a UNet with a null label; build it with "
-                f"build_unet(..., num_classes={len(CLASS_NAMES)}, with_null_label=True)"
+                f"build_unet(..., num_classes={self.num_classes}, with_null_label=True)"
             )
         dropped = torch.rand(len(class_labels), device=class_labels.device) < self.label_dropout
         return torch.where(dropped, null, class_labels)
@@ -169,7 +173,7 @@ def takes_class_labels(model: torch.nn.Module) -> bool:
     return unet.config.num_class_embeds is not None
 
 
-def null_label(model: torch.nn.Module) -> int | None:
-    """The label that stands for "any class", if the UNet has one more than there are classes."""
+def null_label(model: torch.nn.Module, num_classes: int) -> int | None:
+    """The label that stands for "any class", if the UNet has one more than ``num_classes``."""
     unet = getattr(model, "module", model)
-    return len(CLASS_NAMES) if unet.config.num_class_embeds == len(CLASS_NAMES) + 1 else None
+    return num_classes if unet.config.num_class_embeds == num_classes + 1 else None

@@ -82,7 +82,7 @@ def _synthesis_section(result: dict[str, Any]) -> Section:
         used = [settings.get(key) for key in ("scheduler", "num_inference_steps")]
         sampler = ", ".join(str(value) for value in used if value is not None)
         rows.append(
-            [TITLES.get(name, name), sampler]
+            [TITLES[name], sampler]
             + [f"{spread[key]:.3f}" for key in ("brightness_mean", "brightness_sd", "pixel_sd")]
         )
     header = ["set", "sampler, steps", "brightness", "its sd", "sd of all pixels"]
@@ -151,7 +151,7 @@ def _brightness_section(result: dict[str, Any]) -> Section:
     table = result["brightness"]
     real = table["training images"]["sd"]
     rows = [
-        [TITLES.get(name, name), f"{row['mean']:+.3f}", f"{row['sd']:.3f}",
+        [TITLES[name], f"{row['mean']:+.3f}", f"{row['sd']:.3f}",
          f"{row['sd'] / real:.0%}", f"{row['signal_at_T']:.1%}" if "signal_at_T" in row else ""]
         for name, row in table.items()
     ]  # fmt: skip
