@@ -6,15 +6,11 @@ flags. A flag given on the command line beats the preset.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import os
 import signal
-import sys
 import types
 import typing
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -27,27 +23,26 @@ ERRORS += (SafetensorError,)  # what ends a script with one line
 PRESETS = ("quick", "laptop", "slides")
 
 
-def option(
-    default: Any, help: str, affects_result: bool = True, neutral: bool = False, **presets: Any
-) -> Any:
+def option(default: Any, help: str, affects_result: bool = True, **presets: Any) -> Any:
     """A dataclass field that is a flag: ``option(32, "images per step", slides=128)``.
 
     ``affects_result=False`` marks what may change without making a finished result stale, such
-    as where it is written. ``neutral=True`` is for a flag that comes later and whose default
-    means what was done before: while it has that value it is left out of what identifies a
-    result, so that adding it makes no finished result stale.
+    as where it is written.
     """
     unknown = set(presets) - set(PRESETS)
     if unknown:
         raise ValueError(f"unknown presets {sorted(unknown)}; known: {PRESETS}")
     metadata = {"help": help, "presets": presets, "affects_result": affects_result}
-    metadata["neutral"] = neutral
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass
 class CommonConfig:
-    """What every script asks: which data, at which size, under which protocol, written where."""
+    """What every script asks: which data, at which size, under which protocol, written where.
+
+    A script's own ``Config`` says what its result is: the ``folder`` that it is written to, the
+    ``inputs`` beside configuration and data that decide it, and whether all of it ``is_whole``.
+    """
 
     preset: Literal["quick", "laptop", "slides"] = option(
         "quick", "phantoms on a CPU, real images on a CPU, or the deck's settings on a GPU", False
@@ -67,9 +62,6 @@ class CommonConfig:
         "fair", "'fair' splits by patient, 'deck' takes the official folders as they are"
     )
     image_size: int = option(32, "side of the generated images in pixels", laptop=64, slides=128)
-    resize: Literal["squash", "letterbox"] = option(
-        "squash", "make images square by squashing, as in the deck, or by black borders"
-    )
     limit: int = option(0, "at most so many images per split, classes in proportion; 0 for all")
     hide: float = option(
         0.0, "share of the smaller class's training patients to hide, see 09 --arms exchange", False
@@ -84,6 +76,16 @@ class CommonConfig:
         "outputs", "where everything is written", False,
         laptop="outputs/laptop", slides="outputs/slides",
     )  # fmt: skip
+
+    folder = ""  # below output_dir
+
+    def inputs(self, data: Any) -> dict[str, Any]:
+        """What was read of earlier steps, by fingerprints; ``data`` are the ``Radiographs``."""
+        return {}
+
+    def is_whole(self, data: Any) -> bool:
+        """Whether what lies beside the result is complete, too."""
+        return True
 
 
 def seed_sequence(*parts: int) -> int:
@@ -134,11 +136,6 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
-def interrupt(signal_number: int, frame: Any) -> None:
-    """A signal handler: end at once, but with a clear line."""
-    raise Interrupted(signal_number)
-
-
 def processes() -> PartialState:
     """The processes that torchrun or ``accelerate launch`` started, joined at the first call.
 
@@ -146,33 +143,6 @@ def processes() -> PartialState:
     """
     launched = "LOCAL_RANK" in os.environ
     return PartialState(cpu=launched and not torch.cuda.is_available())  # else each is alone
-
-
-def run(main: Callable[[Any], Any], config_class: type, description: str) -> None:
-    """What a script does when it is started: flags, then ``main``; errors end with one line.
-
-    Started by torchrun or ``accelerate launch``, every process runs ``main``. ``train`` and
-    ``synthesize`` share the work among them; only the main process prints and writes. Exit code 1
-    after an error, 130 after Ctrl-C and 143 after SIGTERM.
-    """
-    config = parse(config_class, description=description)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, interrupt)
-    state = processes()
-    try:
-        with contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()):
-            main(config)
-        state.destroy_process_group()
-    except KeyboardInterrupt as stop:
-        print(
-            f"\n{str(stop) or 'stopped'}; the same command with --resume goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(getattr(stop, "exit_code", 130))
-    except ERRORS as error:
-        if os.environ.get("CHESTX_DEBUG"):
-            raise
-        sys.exit(f"error: {error}\n(CHESTX_DEBUG=1 shows where it came from)")
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: Any) -> None:

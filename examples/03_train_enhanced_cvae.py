@@ -15,7 +15,7 @@ import torch
 
 from chestx import data, diagrams, figures, images, lessons, results
 from chestx.config import CommonConfig, generator_for, option, run
-from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
+from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.synthesis import save_generator
 from chestx.training import TrainingConfig, train
 

@@ -20,15 +20,15 @@ import torch
 
 from chestx import data, diagrams, figures, results
 from chestx.config import CommonConfig, generator_for, option, run
-from chestx.models.ddpm import (
+from chestx.generators.ddpm import (
     PREDICTION_TYPES,
     SCHEDULES,
     DenoisingLoss,
     build_scheduler,
     build_unet,
 )
-from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
-from chestx.schedulers import MAX_SIGNAL, SAMPLERS
+from chestx.generators.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.generators.schedulers import MAX_SIGNAL, SAMPLERS
 from chestx.synthesis import pipeline_sampler, save_generator
 from chestx.training import TrainingConfig, train
 

@@ -22,7 +22,7 @@ from chestx import data, figures, images, results, sampling, synthesis, twin
 from chestx.config import CommonConfig, option, run
 from chestx.metrics import features
 from chestx.models import ChestCNN, check_configs
-from chestx.schedulers import steps_within
+from chestx.generators.schedulers import steps_within
 
 
 @dataclasses.dataclass

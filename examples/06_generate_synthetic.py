@@ -18,7 +18,7 @@ import torch
 
 from chestx import augmentation, data, figures, images, results, synthesis
 from chestx.config import CommonConfig, option, run
-from chestx.schedulers import SAMPLERS
+from chestx.generators.schedulers import SAMPLERS
 
 
 @dataclasses.dataclass

@@ -20,8 +20,8 @@ import torch
 from chestx import augmentation, data, evaluation, figures, images, results, synthesis
 from chestx.config import CommonConfig, option, run
 from chestx.metrics import features
-from chestx.metrics.vae import latent_health
-from chestx.models.classifier import ChestCNN, classifier_loss
+from chestx.study.latent import latent_health
+from chestx.classifier.cnn import ChestCNN, classifier_loss
 from chestx.training import train
 
 SPACES = ("random_vgg16", "classifier", "imagenet_vgg16")

@@ -19,11 +19,11 @@ import torch
 
 from chestx import data, figures, images, results, synthesis
 from chestx.config import CommonConfig, generator_for, option, run
-from chestx.models.ddpm import build_scheduler
-from chestx.pipeline import forward_strip
-from chestx.sampling import timed_images
-from chestx.schedulers import SAMPLERS
-from chestx.twin import GaussianTwin
+from chestx.generators.ddpm import build_scheduler
+from chestx.generators.pipeline import forward_strip
+from chestx.study.samplers import timed_images
+from chestx.generators.schedulers import SAMPLERS
+from chestx.study.twin import GaussianTwin
 
 SCHEDULES = {
     "deck": ("epsilon", "ddpm"),

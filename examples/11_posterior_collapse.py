@@ -16,8 +16,8 @@ import torch
 
 from chestx import data, figures, results
 from chestx.config import CommonConfig, generator_for, option, run
-from chestx.metrics.vae import active_units
-from chestx.models.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
+from chestx.study.latent import active_units
+from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
 from chestx.training import TrainingConfig, train
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from chestx import data, figures, recipe, results
-from chestx.augmentation import ClassifierSettings
+from chestx.classifier.experiment import ClassifierSettings
 from chestx.config import CommonConfig, option, run
-from chestx.metrics.classification import mean_interval
-from chestx.recipe import Recipe
+from chestx.classifier.metrics import mean_interval
+from chestx.study.tuning import Recipe
 
 # First one thing at a time is changed in `base`; then what helped most is combined in `local_fast`.
 base = Recipe(framing=1.5, balance="class_weights")

@@ -19,11 +19,11 @@ import torch
 from chestx import data, results, sampling
 from chestx.config import CommonConfig, option, processes, run
 from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.models.classifier import classifier_loss
-from chestx.models.cvae import cvae_loss
-from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.models.enhanced_cvae import EnhancedCVAELoss
-from chestx.pipeline import RadiographPipeline
+from chestx.classifier.cnn import classifier_loss
+from chestx.generators.cvae import cvae_loss
+from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.generators.enhanced_cvae import EnhancedCVAELoss
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.synthesis import pipeline_sampler
 from chestx.training import TrainingConfig, train
 

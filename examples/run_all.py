@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from chestx.config import CommonConfig, defaults, run
-from chestx.report import build_report
-from chestx.sources import FOLDERS
+from chestx.report.page import build_report
+from chestx.radiographs.sources import FOLDERS
 
 STEPS: list[tuple[str, dict[str, Any]]] = [
     ("01_explore_data", {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chestx.phantom import CLASS_NAMES, phantom_split
+from chestx.radiographs.phantom import CLASS_NAMES, phantom_split
 
 COUNTS = {"train": 160, "val": 16, "test": 40}
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from chestx import images, results
-from chestx.audit import auroc_interval, check_sources, leak_audit, shortcut_audit
-from chestx.data import load_radiographs, to_tensors
+from chestx.study.audit import auroc_interval, check_sources, leak_audit, shortcut_audit
+from chestx.radiographs.splits import load_radiographs, to_tensors
 from chestx.synthesis import TWIN, open_generator, set_folder, synthesize
 
 

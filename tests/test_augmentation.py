@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from chestx import augmentation, synthesis
-from chestx.augmentation import ARMS, GROUPS, Arm, ClassifierSettings, added_images, arm_loss
-from chestx.data import RadiographTensors, load_radiographs, to_tensors
-from chestx.framing import Framing
+from chestx.classifier.experiment import ARMS, GROUPS, Arm, ClassifierSettings, added_images, arm_loss
+from chestx.radiographs.splits import RadiographTensors, load_radiographs, to_tensors
+from chestx.classifier.framing import Framing
 from chestx.models import ChestCNN
-from chestx.models.classifier import ClassifierLoss
+from chestx.classifier.cnn import ClassifierLoss
 
 SETTINGS = ClassifierSettings(generator_image_size=16, classifier_image_size=16, num_steps=4)
 

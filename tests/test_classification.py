@@ -9,9 +9,9 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from chestx.augmentation import ClassifierSettings
-from chestx.comparison import DECK_RESULTS
-from chestx.metrics.classification import (
+from chestx.classifier.experiment import ClassifierSettings
+from chestx.study.comparison import DECK_RESULTS
+from chestx.classifier.metrics import (
     calibration_error,
     choose_threshold,
     classification_metrics,

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from chestx import comparison, results
-from chestx.augmentation import GROUPS, scored
-from chestx.data import RadiographTensors
-from chestx.figures import TITLES
+from chestx.classifier.experiment import GROUPS, scored
+from chestx.radiographs.splits import RadiographTensors
+from chestx.report.figures import TITLES
 from chestx.figures.comparison import comparison_pictures
-from chestx.metrics.classification import prediction_interval
-from chestx.report import build_report
+from chestx.classifier.metrics import prediction_interval
+from chestx.report.page import build_report
 
 PLAN = results.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
 FEW = PLAN | {"bootstrap": {"num_draws": 400, "seed": 0}}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from chestx import data, images, results, sources
 from chestx.config import CommonConfig
-from chestx.data import (
+from chestx.radiographs.splits import (
     Radiographs,
     RadiographTensors,
     load_radiographs,
@@ -24,7 +24,7 @@ from chestx.data import (
     stratified_subset,
     to_tensors,
 )
-from chestx.sources import CLASS_NAMES, NORMAL, PNEUMONIA
+from chestx.radiographs.sources import CLASS_NAMES, NORMAL, PNEUMONIA
 
 FAIR = {"train", "validation", "reference", "test"}
 DECK = {"train", "validation", "test"}

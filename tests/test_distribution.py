@@ -10,7 +10,7 @@ from torchvision.models import vgg16
 from chestx import sampling
 from chestx.config import generator_for
 from chestx.metrics import features
-from chestx.metrics.distribution import (
+from chestx.study.distances import (
     fid,
     fid_interval,
     kid,
@@ -21,7 +21,7 @@ from chestx.metrics.distribution import (
     precision_to_coverage_intervals,
 )
 from chestx.models import ChestCNN
-from chestx.sampling import against_stock, pareto_front, recommend
+from chestx.study.samplers import against_stock, pareto_front, recommend
 
 
 def normal(count, seed, shift=0.0, d=6):

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from chestx import evaluation, figures
 from chestx import images as pixels
 from chestx.config import generator_for
-from chestx.data import load_radiographs, to_tensors
+from chestx.radiographs.splits import load_radiographs, to_tensors
 from chestx.metrics import features
 from chestx.models import ChestCNN
 

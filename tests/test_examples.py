@@ -16,9 +16,9 @@ from diffusers import DDPMPipeline
 from PIL import Image
 
 from chestx import figures, results
-from chestx.augmentation import GROUPS
+from chestx.classifier.experiment import GROUPS
 from chestx.config import CommonConfig, defaults
-from chestx.schedulers import SAMPLERS
+from chestx.generators.schedulers import SAMPLERS
 from chestx.slides import CHAPTERS
 from chestx.synthesis import GENERATORS
 
@@ -141,7 +141,7 @@ def test_dollars_in_names_are_dollars_and_log_axes_have_plain_numbers(tmp_path):
 
 
 def test_report_escapes_file_names(whole, tmp_path):
-    from chestx.report import build_report
+    from chestx.report.page import build_report
 
     copy = shutil.copytree(whole, tmp_path / "copy")
     path = copy / "data" / "result.json"
@@ -196,7 +196,7 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
 )
 def test_generators_never_see_anything_but_train(name, normal_only, tmp_path, monkeypatch):
     """What reaches ``train()`` are the pixels of the train split, those it is judged by are not."""
-    from chestx.data import load_radiographs, to_tensors
+    from chestx.radiographs.splits import load_radiographs, to_tensors
 
     module, seen = load(name), {}
 
@@ -410,7 +410,7 @@ def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys)
 
 def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     """Training images in place of a generator's are found out as copies, by every distance."""
-    from chestx.data import load_radiographs, to_tensors
+    from chestx.radiographs.splits import load_radiographs, to_tensors
 
     copy = shutil.copytree(whole, tmp_path / "copy")
     module = load("07_evaluate_generators")
@@ -492,7 +492,7 @@ def test_the_chain_runs_on_real_images(real_folder, tmp_path):
 def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path):
     """The figure and the report speak of the weights that were saved, whatever the flags."""
     from chestx.models import EnhancedConditionalVAE
-    from chestx.report import build_report
+    from chestx.report.page import build_report
 
     module = load("03_train_enhanced_cvae")
     module.main(config(module, tmp_path, patience=0, ema_decay=0.0, num_epochs=3))

@@ -29,11 +29,11 @@ from test_training import KilledError, build, data, killed_at
 from chestx import checkpoint, images, results, sources, synthesis
 from chestx.config import CommonConfig, Interrupted
 from chestx.config import run as run_script
-from chestx.data import load_radiographs, to_tensors
+from chestx.radiographs.splits import load_radiographs, to_tensors
 from chestx.models import ConditionalVAE
-from chestx.models.classifier import classifier_loss
-from chestx.models.ddpm import build_scheduler, build_unet
-from chestx.pipeline import RadiographPipeline
+from chestx.classifier.cnn import classifier_loss
+from chestx.generators.ddpm import build_scheduler, build_unet
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.synthesis import Generator, load_generator, save_generator, synthesize
 from chestx.training import TrainingConfig, train
 

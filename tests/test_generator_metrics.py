@@ -11,7 +11,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from chestx.config import generator_for
 from chestx.metrics import features
-from chestx.metrics.distribution import fid, ms_ssim_similarity, precision_to_coverage
+from chestx.study.distances import fid, ms_ssim_similarity, precision_to_coverage
 
 
 def normal(count, seed, shift=0.0, d=6):

@@ -8,9 +8,9 @@ import torch
 
 from chestx import images as pixels
 from chestx.config import generator_for
-from chestx.data import load_radiographs, to_tensors
+from chestx.radiographs.splits import load_radiographs, to_tensors
 from chestx.metrics import memorisation
-from chestx.metrics.features import FeatureSpace, random_vgg16
+from chestx.study.features import FeatureSpace, random_vgg16
 
 SIZE, COPIES = 64, 6
 

@@ -9,13 +9,13 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from chestx.data import RadiographTensors
+from chestx.radiographs.splits import RadiographTensors
 from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.models.classifier import classifier_loss
-from chestx.models.cvae import cvae_loss, gaussian_nll, kl_divergence
-from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.models.enhanced_cvae import EnhancedCVAELoss, ResidualBlock, mean_ssim
-from chestx.phantom import phantom_split
+from chestx.classifier.cnn import classifier_loss
+from chestx.generators.cvae import cvae_loss, gaussian_nll, kl_divergence
+from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.generators.enhanced_cvae import EnhancedCVAELoss, ResidualBlock, mean_ssim
+from chestx.radiographs.phantom import phantom_split
 from chestx.training import TrainingConfig, train
 
 SIZE = 16
@@ -343,7 +343,7 @@ def test_saved_models_load_with_the_same_output(name, tensors, tmp_path):
 
 
 def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
-    from chestx.pipeline import RadiographPipeline
+    from chestx.generators.pipeline import RadiographPipeline
 
     RadiographPipeline(unet(), build_scheduler()).save_pretrained(tmp_path)
     ours = RadiographPipeline.from_pretrained(tmp_path)

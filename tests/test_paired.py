@@ -8,8 +8,8 @@ from scipy.special import logit
 from scipy.stats import binom, norm, ttest_rel
 from sklearn.metrics import accuracy_score, brier_score_loss, recall_score, roc_auc_score
 
-from chestx.metrics.classification import classification_metrics, mean_interval
-from chestx.metrics.paired import (
+from chestx.classifier.metrics import classification_metrics, mean_interval
+from chestx.study.paired import (
     bootstrap,
     contrast,
     exchange_rate,

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from chestx import phantom
-from chestx.phantom import CLASS_NAMES, draw_phantom, phantom_split
+from chestx.radiographs.phantom import CLASS_NAMES, draw_phantom, phantom_split
 
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_(\d+)\.jpeg$")
 NORMAL_NAME = re.compile(r"^(NORMAL2-)?IM-(\d{4})-(\d{4})\.jpeg$")

@@ -14,9 +14,9 @@ from diffusers.utils import logging
 
 from chestx import pipeline as pipelines
 from chestx.config import generator_for
-from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet, null_label
-from chestx.pipeline import RadiographPipeline, forward_strip, reverse_strip
-from chestx.schedulers import SAMPLERS, check_schedule, start, swap_scheduler
+from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet, null_label
+from chestx.generators.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.generators.schedulers import SAMPLERS, check_schedule, start, swap_scheduler
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

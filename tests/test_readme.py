@@ -12,8 +12,8 @@ from PIL import Image
 import chestx
 from chestx import schedulers
 from chestx.config import CommonConfig, defaults, parse
-from chestx.models.ddpm import build_scheduler, build_unet
-from chestx.pipeline import RadiographPipeline
+from chestx.generators.ddpm import build_scheduler, build_unet
+from chestx.generators.pipeline import RadiographPipeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from scipy.special import expit, logit
 
 from chestx import augmentation, recipe, results
 from chestx.config import defaults
-from chestx.data import RadiographTensors, load_radiographs
-from chestx.recipe import NORMALIZE, SHIFTS, Recipe
-from chestx.report import build_report
+from chestx.radiographs.splits import RadiographTensors, load_radiographs
+from chestx.study.tuning import NORMALIZE, SHIFTS, Recipe
+from chestx.report.page import build_report
 
 ROOT = Path(__file__).parents[1]
 DATA = {"limit": 60, "num_phantoms": 160}

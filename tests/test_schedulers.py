@@ -10,8 +10,8 @@ from diffusers import (
 )
 
 from chestx import schedulers
-from chestx.models.ddpm import build_scheduler
-from chestx.schedulers import (
+from chestx.generators.ddpm import build_scheduler
+from chestx.generators.schedulers import (
     SAMPLERS,
     STOCHASTIC,
     check_runs,
@@ -19,7 +19,7 @@ from chestx.schedulers import (
     steps_within,
     swap_scheduler,
 )
-from chestx.twin import recovered
+from chestx.study.twin import recovered
 
 MEAN, DEVIATION = 0.3, 0.15
 # Sensible steps and the relative error of the deviation allowed there. First-order ones lose

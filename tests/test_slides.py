@@ -9,8 +9,8 @@ import torch
 
 from chestx import diagrams, lessons
 from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.models.ddpm import build_scheduler, build_unet
-from chestx.report import formula
+from chestx.generators.ddpm import build_scheduler, build_unet
+from chestx.report.page import formula
 from chestx.slides import CHAPTERS
 
 ROOT = Path(__file__).parents[1]

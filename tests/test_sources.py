@@ -22,8 +22,8 @@ from test_examples import COMMON, TINY, config, load
 
 from chestx import data, results, sources, synthesis
 from chestx.config import CommonConfig, defaults
-from chestx.data import load_radiographs
-from chestx.sources import CLASS_NAMES
+from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.sources import CLASS_NAMES
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 NAMED, NUMBERED = "owner/named", "owner/numbered"
@@ -199,7 +199,7 @@ def in_process(script: str, endpoint: str, folder: Path) -> list[dict]:
     helpers = """
         import json, time, urllib.request
         time.sleep = lambda seconds: None  # huggingface_hub waits between its attempts
-        from chestx.data import load_radiographs
+        from chestx.radiographs.splits import load_radiographs
         def attempt(source):
             try:
                 loaded = load_radiographs(source)

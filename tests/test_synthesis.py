@@ -15,11 +15,11 @@ from PIL import Image
 
 from chestx import results, schedulers, synthesis
 from chestx.config import defaults, generator_for
-from chestx.data import Radiographs, load_radiographs
+from chestx.radiographs.splits import Radiographs, load_radiographs
 from chestx.models import ConditionalVAE
-from chestx.models.ddpm import build_scheduler, build_unet
-from chestx.pipeline import RadiographPipeline, load_pipeline
-from chestx.sources import NORMAL, PNEUMONIA
+from chestx.generators.ddpm import build_scheduler, build_unet
+from chestx.generators.pipeline import RadiographPipeline, load_pipeline
+from chestx.radiographs.sources import NORMAL, PNEUMONIA
 from chestx.synthesis import (
     Generator,
     check_no_leak,

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from chestx import checkpoint
-from chestx.data import RadiographTensors
+from chestx.radiographs.splits import RadiographTensors
 from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.models.classifier import classifier_loss
-from chestx.models.cvae import cvae_loss
-from chestx.models.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.models.enhanced_cvae import EnhancedCVAELoss
+from chestx.classifier.cnn import classifier_loss
+from chestx.generators.cvae import cvae_loss
+from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
+from chestx.generators.enhanced_cvae import EnhancedCVAELoss
 from chestx.training import TrainingConfig, epoch_order, train
 
 MODELS = {

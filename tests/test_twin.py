@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from chestx.config import generator_for
-from chestx.models.ddpm import build_scheduler
-from chestx.pipeline import RadiographPipeline
-from chestx.schedulers import SAMPLERS, STOCHASTIC, UNBOUNDED, swap_scheduler
-from chestx.twin import GaussianDenoiser, GaussianTwin, candidates, good_from, survey
+from chestx.generators.ddpm import build_scheduler
+from chestx.generators.pipeline import RadiographPipeline
+from chestx.generators.schedulers import SAMPLERS, STOCHASTIC, UNBOUNDED, swap_scheduler
+from chestx.study.twin import GaussianDenoiser, GaussianTwin, candidates, good_from, survey
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 
 from chestx.config import generator_for
-from chestx.metrics.utility import real_or_made, transfer_auroc
+from chestx.study.utility import real_or_made, transfer_auroc
 
 
 def normal(count, seed, shift=0.0, d=20):

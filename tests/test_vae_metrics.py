@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from chestx.config import generator_for
-from chestx.metrics.vae import active_units, checkerboard_energy, latent_health
+from chestx.study.latent import active_units, checkerboard_energy, latent_health
 from chestx.models import ConditionalVAE
-from chestx.models.cvae import kl_divergence
+from chestx.generators.cvae import kl_divergence
 
 
 def test_active_units_counts_what_varies():

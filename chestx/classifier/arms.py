@@ -1,0 +1,146 @@
+"""Arms: what a classifier is trained on, and how. The deck's, their controls, and more.
+
+An arm is one way to make the training set and to train on it; everything else (network, real
+images, seeds, what it is judged by) is the same in all of them.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from chestx.classifier.cnn import ClassifierLoss
+from chestx.classifier.framing import NORMALIZE, Framing
+from chestx.generators.registry import DDPMS, GENERATORS
+from chestx.training import TrainingConfig
+
+AS_HIDDEN = "as hidden"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """``Arm("original", "#555555")`` trains on the real images alone, as the deck does."""
+
+    title: str
+    colour: str
+    # Added to the smaller class: a generator's images, "duplicates" of the real ones, the "hidden"
+    # ones that --hide left out, or nothing. How many: a share of what balance lacks, or AS_HIDDEN
+    adds: str = ""
+    amount: float | str = 1.0
+    both_classes: bool = False  # as many synthetic images of the larger class too
+    pretrain: bool = False  # half of the steps on synthetic images, the rest on real ones alone
+    # What is done to the images and to the loss.
+    framing: float = 0.0  # strength of random framing and exposure; 1 for the ranges of Framing()
+    normalize: str = "none"  # of every image: a name in NORMALIZE
+    class_weights: bool = False  # 1 / class frequency
+    label_smoothing: float = 0.0
+    # How it is trained: Adam for so many steps or, if they are 0, epochs.
+    num_steps: int = 1200
+    num_epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int = 0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NORMALIZE:
+            known = tuple(NORMALIZE)
+            raise ValueError(f"normalize={self.normalize!r} is unknown; choose from {known}")
+
+    @property
+    def generator(self) -> str:
+        """The generator that the arm needs, "" if it needs none."""
+        return self.adds if self.adds in GENERATORS else ""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the arm's result: every field but those for the eye."""
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in values if name not in ("title", "colour")}
+
+    def training(self, **others: Any) -> TrainingConfig:
+        """The settings of ``train``: the arm's, and ``others`` such as the seed."""
+        known = {field.name for field in dataclasses.fields(TrainingConfig)}
+        own = {name: value for name, value in vars(self).items() if name in known}
+        return TrainingConfig(**own, **others)
+
+    def augment(self, images: torch.Tensor) -> torch.Tensor:
+        """Training images (B, 1, H, W) in [-1, 1]: framed otherwise, then normalized."""
+        ranges = (self.framing * value for value in dataclasses.astuple(Framing()))
+        return NORMALIZE[self.normalize](Framing(*ranges)(images) if self.framing else images)
+
+    def loss(self, labels: torch.Tensor) -> ClassifierLoss:
+        """The loss for training on images of these ``labels`` (N,)."""
+        counts = torch.bincount(labels, minlength=2).tolist()
+        balanced = tuple(len(labels) / (len(counts) * max(count, 1)) for count in counts)
+        return ClassifierLoss(
+            augment=self.augment,
+            class_weights=balanced if self.class_weights else (),
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def _arm_of(name: str) -> Arm:
+    return Arm(GENERATORS[name].title, GENERATORS[name].colour, name)
+
+
+BEST = "ddpm_mended"  # of the learned generators, by KID to the reference split (07)
+SYNTHETIC = {name: _arm_of(name) for name, kind in GENERATORS.items() if kind.is_arm}
+MAIN = {
+    "original": Arm("original", "#555555"),
+    "class_weights": Arm("class weights", "#a6761d", class_weights=True),
+    "classical": Arm("classical augmentation", "#66a61e", framing=1.0),
+    "duplicates": Arm("duplicates", "#000000", "duplicates"),
+    **SYNTHETIC,
+    "classical_best": Arm("classical + DDPM mended", "#e7298a", BEST, framing=1.0),
+}
+EXTENDED = {
+    "twin": _arm_of("twin"),
+    "best_50": Arm("DDPM mended, 50 %", "#d6604d", BEST, 0.5),
+    "best_200": Arm("DDPM mended, 200 %", "#8e0d1f", BEST, 2.0),
+    "cvae_both": Arm("CVAE, both classes", "#6a9fd0", "cvae", both_classes=True),
+    "pretrained": Arm("DDPM mended, pretraining", "#c51b7d", BEST, pretrain=True),
+}
+EXCHANGE = {
+    "back_synthetic": Arm("half + DDPM mended", "#b2182b", BEST, AS_HIDDEN),
+    "back_duplicates": Arm("half + duplicates", "#000000", "duplicates", AS_HIDDEN),
+    "back_real": Arm("half + the hidden real", "#4c9f70", "hidden", AS_HIDDEN),
+}
+ARMS = MAIN | EXTENDED | EXCHANGE
+GROUPS = {
+    "main": tuple(MAIN),
+    "deck": ("original", *SYNTHETIC),
+    "extended": ("original", "duplicates", BEST, *EXTENDED),
+    "exchange": ("original", *EXCHANGE),
+}
+
+
+def arms_of(names: tuple[str, ...], config: Any) -> dict[str, Arm]:
+    """Arms by name, or by a group's name, with the length of training that the protocol gives.
+
+    Under ``fair`` every arm makes ``config.num_steps`` optimizer steps; under ``deck`` it trains
+    for ``config.num_epochs``, the DDPMs' for ``config.num_epochs_ddpm``, longer on more images.
+    Raises ValueError for an unknown name.
+    """
+    chosen = dict.fromkeys(arm for name in names for arm in GROUPS.get(name, (name,)))
+    if unknown := [name for name in chosen if name not in ARMS]:
+        raise ValueError(f"arm={unknown[0]!r} is unknown; choose from {tuple(ARMS)}")
+    arms = {}
+    for name in chosen:
+        epochs = config.num_epochs_ddpm if ARMS[name].adds in DDPMS else config.num_epochs
+        length = {"num_steps": config.num_steps}
+        if config.protocol == "deck":
+            length = {"num_steps": 0, "num_epochs": epochs}
+        arms[name] = dataclasses.replace(ARMS[name], **length)
+    return arms
+
+
+def extended_sets(label: int, missing: int) -> dict[tuple[str, int], int]:
+    """(generator, class label) -> number of images that the extended arms add, at most."""
+    sets: dict[tuple[str, int], int] = {}
+    for arm in EXTENDED.values():
+        for y in (label, 1 - label) if arm.both_classes else (label,):
+            key = (arm.generator, y)
+            sets[key] = max(sets.get(key, 0), round(arm.amount * missing))
+    return sets

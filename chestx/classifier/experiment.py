@@ -1,0 +1,216 @@
+"""The experiment: one arm with one seed, trained, judged on validation, and read once on test.
+
+The same seed means the same initial weights in every arm; the order of the images differs where the
+sets differ in size. Units are written one by one, so a comparison can be interrupted. Every reading
+of the test split goes through ``run_unit`` and into the ledger.
+"""
+
+import functools
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chestx import files
+from chestx.classifier.arms import AS_HIDDEN, Arm
+from chestx.classifier.cnn import ChestCNN
+from chestx.classifier.framing import NORMALIZE
+from chestx.classifier.metrics import choose_threshold, classification_metrics
+from chestx.config import CommonConfig, processes
+from chestx.generators.trained import checked_weights
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.step import note_reading
+from chestx.synthesis import SyntheticSet
+from chestx.training import train
+
+Unit = dict[str, Any]
+Added = tuple[RadiographTensors | None, dict[str, Any]]  # images, what identifies them
+Judge = Callable[[ChestCNN, RadiographTensors, Arm], dict[str, Any]]
+
+
+@torch.inference_mode()
+def predict(
+    model: ChestCNN, data: RadiographTensors, normalize: str = "none", batch_size: int = 256
+) -> np.ndarray:
+    """Log-odds of the positive class for every image, (N,) float32."""
+    model.eval()
+    chunks = []
+    for start in range(0, len(data), batch_size):
+        images = data[list(range(start, min(start + batch_size, len(data))))]["images"]
+        chunks.append(model(NORMALIZE[normalize](images.to(model.device))))
+    logits = torch.cat(chunks).float()  # (N, 2)
+    return (logits[:, 1] - logits[:, 0]).cpu().numpy()
+
+
+def judge(model: ChestCNN, validation: RadiographTensors, arm: Arm) -> dict[str, Any]:
+    """The threshold of the highest balanced accuracy on the validation images, as log-odds."""
+    log_odds = predict(model, validation, arm.normalize)
+    return {"threshold": choose_threshold(validation.labels.numpy(), log_odds)}
+
+
+def scored(unit: Unit) -> Unit:
+    """A unit with the metrics of its log-odds, so that none of them is stored.
+
+    ``validation`` and ``test`` at probability 0.5, ``test_tuned`` at the threshold of its judge.
+    """
+    found = {
+        split: classification_metrics(unit["labels"][split], unit["log_odds"][split])
+        for split in unit["labels"]
+    }
+    if "test" in found:
+        found["test_tuned"] = classification_metrics(
+            unit["labels"]["test"], unit["log_odds"]["test"], unit["threshold"]
+        )
+    return unit | found
+
+
+class Experiment:
+    """The images, sizes and folder that all arms of a comparison share.
+
+    Real and synthetic images pass through the generator's size, then the classifier's.
+    """
+
+    def __init__(self, config: CommonConfig, data: Radiographs, classifier_image_size: int = 64):
+        self.data, self.root = data, Path(config.output_dir)
+        self.image_size, self.classifier_image_size = config.image_size, classifier_image_size
+        self.mixed_precision, self.resume = config.mixed_precision, config.resume
+        self.save_every_seconds = config.save_every_seconds
+        self.label, self.missing = missing_images(data["train"]["label"])
+
+    @functools.cache  # noqa: B019 - one experiment lives as long as its process
+    def real(self, split: str) -> RadiographTensors:
+        """The real images of a split as the classifier sees them."""
+        tensors = to_tensors(self.data[split], self.image_size)
+        return tensors.resized(self.classifier_image_size)
+
+    def synthetic(self, name: str, count: int, label: int) -> Added:
+        """The first ``count`` images of class ``label`` that 06 made, for the classifier.
+
+        Raises ValueError if there are too few, or if the generator is not the one that made them
+        or saw an image on which something is judged.
+        """
+        made = SyntheticSet.of(self.root, name, self.data, label)
+        made.check_weights(checked_weights(name, self.root, self.data, self.image_size))
+        tensors = made.tensors(count, self.image_size)
+        return tensors.resized(self.classifier_image_size), made.identity(count)
+
+    def added(self, arm: Arm) -> Added:
+        """What an arm adds to the real images; their number follows from the training split.
+
+        Duplicates are taken in turn, so that no real image appears twice more than another.
+        """
+        if not arm.adds:
+            return None, {}
+        hidden = len(self.data["hidden"]) if "hidden" in self.data else 0
+        count = hidden if arm.amount == AS_HIDDEN else round(arm.amount * self.missing)
+        if count < 1:
+            why = "add --hide 0.5" if arm.amount == AS_HIDDEN else "the classes are balanced"
+            raise ValueError(f"the arm {arm.title!r} has no image to add: {why}")
+        if arm.adds == "hidden":
+            return self.real("hidden"), {"num_hidden": count}
+        if arm.adds == "duplicates":
+            own = self.real("train").of_class(self.label)
+            turns = torch.arange(count) % len(own)
+            copies = RadiographTensors(own.images[turns], own.labels[turns])
+            return copies, {"num_duplicates": count}
+        images, identity = self.synthetic(arm.adds, count, self.label)
+        if arm.both_classes:
+            others, other = self.synthetic(arm.adds, count, 1 - self.label)
+            images, identity = images.joined(others), identity | {"other": other}
+        return images, identity
+
+    def stages(
+        self, arm: Arm, added: RadiographTensors | None
+    ) -> dict[str, tuple[RadiographTensors, int]]:
+        """The trainings of an arm, one after the other: name -> (images, optimizer steps).
+
+        Pretraining: half of the steps on synthetic images, the rest on real ones; a class that the
+        generator does not make is real in both.
+        """
+        real = self.real("train")
+        if not arm.pretrain:
+            return {"": (real if added is None else real.joined(added), arm.num_steps)}
+        half = arm.num_steps // 2
+        if not half:
+            raise ValueError("pretraining needs a number of steps: --protocol fair")
+        first = added
+        for label in set(real.labels.tolist()) - set(added.labels.tolist()):
+            first = first.joined(real.of_class(label))
+        return {"pretraining": (first, half), "finetuning": (real, arm.num_steps - half)}
+
+    def run_unit(
+        self, name: str, arm: Arm, seed: int, *, added: Added | None = None, folder: str = "",
+        judge: Judge = judge, read_test: bool = True,
+    ) -> Unit:  # fmt: skip
+        """Train ``arm`` with one seed and judge it; returns the unit, ``scored``.
+
+        Writes ``result.json`` and the model below ``folder`` (``comparison/PROTOCOL/NAME``).
+        ``added`` are somebody's own images in place of the arm's. ``judge`` sees validation images
+        alone and returns the ``threshold`` with whatever else it finds; only then, if
+        ``read_test``, test is read, and noted in the ledger. With ``resume`` a finished unit of the
+        same arm, seed and images is not trained again.
+        """
+        started = time.monotonic()
+        path = self.root / (folder or f"comparison/{self.data.protocol}/{name}") / f"seed_{seed}"
+        images, identity = self.added(arm) if added is None else added
+        about = {
+            "arm": name, "seed": seed, "settings": arm.settings(), "added": identity,
+            "sizes": [self.image_size, self.classifier_image_size],
+            "data": self.data.describe()["fingerprint"], "protocol": self.data.protocol,
+            "mixed_precision": self.mixed_precision, "read_test": read_test,
+        }  # fmt: skip
+        fingerprint = files.fingerprint(about)
+        if self.resume and (path / "result.json").exists():
+            unit = files.read_json(path / "result.json")
+            if unit["fingerprint"] == fingerprint:
+                return scored(unit)
+
+        torch.manual_seed(seed)
+        model = ChestCNN(self.classifier_image_size)
+        stages, history = self.stages(arm, images), []
+        for stage, (stage_data, steps) in stages.items():
+            config = arm.training(
+                max_steps=steps, seed=seed, mixed_precision=self.mixed_precision,
+                save_every_seconds=self.save_every_seconds,
+            )  # fmt: skip
+            history += train(
+                model, arm.loss(stage_data.labels), stage_data, config, path / stage,
+                resume=self.resume, identity=fingerprint,
+                description=f"{name}, seed {seed} {stage}".rstrip(),
+            )  # fmt: skip
+        if processes().is_main_process:
+            model.save_pretrained(path / "model", safe_serialization=True)
+
+        validation = self.real("validation")
+        found = judge(model, validation, arm)
+        splits = {"validation": validation}
+        if read_test:
+            splits["test"] = self.real("test")
+            note_reading(
+                self.root, arm=name, seed=seed, protocol=self.data.protocol, data=about["data"],
+                config=fingerprint,
+            )  # fmt: skip
+        unit = {
+            **about, **found,
+            "num_real": len(self.real("train")),
+            "num_added": 0 if images is None else len(images),
+            "steps": sum(steps for _, steps in stages.values()) or history[-1]["step"],
+            "labels": {split: tensors.labels.tolist() for split, tensors in splits.items()},
+            "log_odds": {
+                split: predict(model, tensors, arm.normalize).tolist()
+                for split, tensors in splits.items()
+            },
+            "history": history, "versions": files.versions(), "fingerprint": fingerprint,
+            "seconds": round(time.monotonic() - started, 1),
+        }  # fmt: skip
+        if processes().is_main_process:
+            files.write_json(path / "result.json", unit)
+            for stage in stages:
+                shutil.rmtree(path / stage / "checkpoints", ignore_errors=True)
+        processes().wait_for_everyone()
+        return scored(unit)

@@ -1,0 +1,91 @@
+"""What the figures of several rooms share: a frame that says which data it shows, image rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from chestx.radiographs.images import to_uint8
+
+# A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
+matplotlib.rcParams["text.parse_math"] = False
+GREY = "#888888"  # the colour of what has none of its own
+
+
+def data_line(data: dict[str, Any]) -> str:
+    """The foot of every figure: phantom or real, source, protocol."""
+    source = "" if data["kind"] == "phantom" else f" ({Path(data['source']).name})"
+    return f"{data['kind']} data{source}, {data['protocol']} protocol"
+
+
+def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
+    """An empty figure of that many inches with its title, and the data at its foot."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel(data_line(data), fontsize=8, color="#777777")
+    return figure
+
+
+def plain(axes: Any) -> None:
+    """Take away the frame's upper and right sides."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def blank(axes: Any) -> None:
+    """Take away frame and ticks: a place for an image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def row_name(axes: Any, name: str) -> None:
+    """The name of a row, to the left of its first image."""
+    axes.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+
+
+def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
+    """Mean ± standard deviation of ``mean_interval``, the mean alone if there is one value."""
+    if interval["sd"] is None:
+        return f"{interval['mean']:.{digits}f}"
+    return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
+
+
+def image_rows(
+    rows: dict[str, torch.Tensor], data: dict[str, Any], title: str, columns: Sequence[str] = ()
+) -> Figure:
+    """One labelled row of images per entry: tensors (B, 1, H, W) in [-1, 1]."""
+    titles = columns or [""] * max(len(images) for images in rows.values())
+    first = next(iter(rows))
+    named = {
+        name: [(image, text if name == first else "") for image, text in zip(images, titles)]
+        for name, images in rows.items()
+    }
+    return titled_images(named, data, title, 1.1, 1.25)
+
+
+def titled_images(
+    rows: dict[str, list[tuple[torch.Tensor, str]]], data: dict[str, Any], title: str,
+    width: float = 0, height: float = 0,
+) -> Figure:  # fmt: skip
+    """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own.
+
+    ``width`` and ``height`` of an image in inches follow from the titles if they are not given.
+    """
+    columns = max([1, *(len(row) for row in rows.values())])
+    lines = max([1, *(text.count("\n") + 1 for row in rows.values() for _, text in row)])
+    if not width:
+        width, height = (1.25, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)
+        title += "\n"
+    figure = start_figure(width * columns + 1.6, height * len(rows) + 0.8, data, title)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, row) in zip(grid, rows.items()):
+        for axes in line:
+            blank(axes)
+        for axes, (image, text) in zip(line, row):
+            axes.imshow(to_uint8(image)[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(text, fontsize=7)
+        row_name(line[0], name)
+    return figure

@@ -1,0 +1,166 @@
+"""The conditional variational autoencoder and its loss, the negative evidence lower bound.
+
+Kingma and Welling 2013 (arXiv:1312.6114); conditional: Sohn et al. 2015. The class label enters
+encoder and decoder.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils.torch_utils import randn_tensor
+from torch import nn
+
+
+@dataclasses.dataclass
+class CVAEOutput:
+    """What ``forward`` computes and the loss needs."""
+
+    reconstruction: torch.Tensor  # (B, 1, H, W), the mean of p(x | z, y)
+    mu: torch.Tensor  # (B, latent_dim), of q(z | x, y)
+    logvar: torch.Tensor  # (B, latent_dim), log variance of q(z | x, y)
+    log_sigma: torch.Tensor  # (), log standard deviation of p(x | z, y)
+
+
+class ConditionalVAE(ModelMixin, ConfigMixin):
+    """Convolutional VAE with the label in encoder and decoder.
+
+    Images (B, 1, image_size, image_size) in [-1, 1], class_labels (B,), z (B, latent_dim).
+    Each of ``channels`` halves the side on the way in and doubles it on the way out. The prior
+    is N(0, I).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 64,
+        latent_dim: int = 64,
+        num_classes: int = 2,
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+    ):
+        super().__init__()
+        self.side = image_size // 2 ** len(channels)
+        if self.side * 2 ** len(channels) != image_size or self.side < 1:
+            raise ValueError(
+                f"image_size={image_size} must be divisible by {2 ** len(channels)} for "
+                f"{len(channels)} channels; take fewer channels or another size"
+            )
+        widths = (1 + num_classes, *channels)  # the label enters as constant one-hot planes
+        self.encoder = nn.Sequential(
+            *[self._down(before, after) for before, after in itertools.pairwise(widths)],
+            nn.Flatten(),
+        )
+        flat = channels[-1] * self.side**2
+        self.to_mu = nn.Linear(flat, latent_dim)
+        self.to_logvar = nn.Linear(flat, latent_dim)
+        self.from_z = nn.Linear(latent_dim + num_classes, flat)
+        self.decoder = self.build_decoder(channels)
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))
+
+    @staticmethod
+    def _down(before: int, after: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(before, after, 4, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()
+        )
+
+    def build_decoder(self, channels: tuple[int, ...]) -> nn.Module:
+        """Transposed convolutions from (B, channels[-1], side, side) to (B, 1, H, W)."""
+        widths = (*reversed(channels), channels[0])
+        layers = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+            layers += [nn.GroupNorm(8, after), nn.SiLU()]
+        return nn.Sequential(*layers, nn.Conv2d(channels[0], 1, 3, padding=1), nn.Tanh())
+
+    def one_hot(self, class_labels: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, num_classes) in the model's dtype."""
+        return F.one_hot(class_labels, self.config.num_classes).to(self.dtype)
+
+    def encode(
+        self, images: torch.Tensor, class_labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance of q(z | x, y), each (B, latent_dim)."""
+        planes = self.one_hot(class_labels)[:, :, None, None]  # (B, K, 1, 1)
+        planes = planes.expand(-1, -1, *images.shape[-2:])  # (B, K, H, W)
+        hidden = self.encoder(torch.cat([images.to(self.dtype), planes], dim=1))  # (B, flat)
+        return self.to_mu(hidden), self.to_logvar(hidden).clamp(-20, 10)
+
+    def reparameterize(
+        self, mu: torch.Tensor, logvar: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """z = mu + sigma * eps with eps ~ N(0, I), so that gradients reach mu and sigma."""
+        noise = randn_tensor(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+        return mu + (0.5 * logvar).exp() * noise
+
+    def decode(self, z: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+        """Mean of p(x | z, y), (B, 1, H, W) in [-1, 1]."""
+        hidden = self.from_z(torch.cat([z, self.one_hot(class_labels)], dim=1))  # (B, flat)
+        return self.decoder(hidden.view(len(z), -1, self.side, self.side))  # (B, 1, H, W)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        class_labels: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> torch.Tensor:
+        """Draw z ~ N(0, I) and decode it: (B, 1, H, W) in [-1, 1].
+
+        With one generator per image an image does not depend on its batch. What is returned is
+        the mean of p(x | z, y): adding the likelihood's pixel noise would only add grain.
+        """
+        shape = (len(class_labels), self.config.latent_dim)
+        z = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
+        return self.decode(z, class_labels.to(self.device))
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        class_labels: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> CVAEOutput:
+        mu, logvar = self.encode(images, class_labels)
+        z = self.reparameterize(mu, logvar, generator)
+        return CVAEOutput(self.decode(z, class_labels), mu, logvar, self.log_sigma)
+
+
+def gaussian_nll(
+    images: torch.Tensor, reconstruction: torch.Tensor, log_sigma: torch.Tensor
+) -> torch.Tensor:
+    """-ln N(x; reconstruction, sigma^2 I), summed over pixels: (B,), in nats.
+
+    One learned sigma for all pixels (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202). It
+    settles at the root-mean-square error. Averaging the squared error over pixels instead would
+    be a variance of D / 2 and let the KL term win: posterior collapse.
+    """
+    squared_error = (images - reconstruction).float().square().flatten(1).sum(1)  # (B,)
+    num_pixels = images[0].numel()
+    log_sigma = log_sigma.float()
+    log_normalizer = num_pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
+    return 0.5 * squared_error * (-2 * log_sigma).exp() + log_normalizer
+
+
+def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL(N(mu, sigma^2) || N(0, I)) = 1/2 sum (mu^2 + sigma^2 - ln sigma^2 - 1), over latents.
+
+    (B,), in nats.
+    """
+    mu, logvar = mu.float(), logvar.float()
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1).sum(1)
+
+
+def cvae_loss(
+    model: nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Negative ELBO: -E_q[ln p(x | z, y)] + KL(q(z | x, y) || p(z)).
+
+    Summed over pixels and latents, averaged over the batch, in nats per image.
+    """
+    output = model(batch["images"], batch["class_labels"])
+    reconstruction = gaussian_nll(batch["images"], output.reconstruction, output.log_sigma).mean()
+    kl = kl_divergence(output.mu, output.logvar).mean()
+    parts = {"reconstruction": reconstruction, "kl": kl, "sigma": output.log_sigma.exp()}
+    return reconstruction + kl, {name: value.detach() for name, value in parts.items()}

@@ -1,0 +1,156 @@
+"""The denoising diffusion model: diffusers' ``UNet2DModel``, its noise schedule and its loss.
+
+Ho et al. 2020, arXiv:2006.11239. The deck fixes T = 200, linear betas from 1e-4 to 0.02 and a
+32-dimensional time embedding; the widths behind it are our choice.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DModel
+
+from chestx.radiographs.phantom import CLASS_NAMES
+
+# With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
+# at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
+# al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5. "zero_snr" shifts and
+# stretches the deck's sqrt(abar) until abar_T = 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+SCHEDULES = ("deck", "scaled", "zero_snr")
+BETAS = (1e-4, 0.02)
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def build_unet(
+    image_size: int,
+    block_out_channels: tuple[int, ...] = (32, 48, 64, 96),
+    layers_per_block: int = 1,
+    num_classes: int | None = None,
+    with_null_label: bool = False,
+) -> UNet2DModel:
+    """A ``UNet2DModel`` for (B, 1, image_size, image_size) with attention at its lowest level.
+
+    ``block_out_channels[0]`` is also the dimension of the sinusoidal time embedding: 32 in the
+    deck. ``num_classes`` adds a class embedding, ``with_null_label`` one row more to it: the label
+    ``num_classes`` that stands for "any class" in guidance. Raises ValueError where widths or
+    sides do not fit.
+    """
+    levels = len(block_out_channels)
+    if image_size % 2 ** (levels - 1):
+        raise ValueError(
+            f"image_size={image_size} must be divisible by 2^{levels - 1} = {2 ** (levels - 1)} "
+            f"for {levels} blocks; take fewer blocks or another size"
+        )
+    if any(channels % 8 for channels in block_out_channels):
+        raise ValueError(f"block_out_channels={block_out_channels}: each must be divisible by 8")
+    return UNet2DModel(
+        sample_size=image_size,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=block_out_channels,
+        layers_per_block=layers_per_block,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        norm_num_groups=8,
+        num_class_embeds=num_classes + with_null_label if num_classes else None,
+    )
+
+
+def build_scheduler(
+    schedule: str = "deck", prediction_type: str = "epsilon", num_train_timesteps: int = 200
+) -> DDPMScheduler:
+    """The noise schedule that a DDPM is trained with, every argument written out."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r} is unknown; choose one of {SCHEDULES}")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type={prediction_type!r}; choose one of {PREDICTION_TYPES}")
+    if schedule == "zero_snr" and prediction_type == "epsilon":
+        raise ValueError(
+            "schedule='zero_snr' leaves no signal at T, so that noise prediction says nothing "
+            "about x_0 there; take prediction_type='v_prediction' or 'sample'"
+        )
+    factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
+    beta_start, beta_end = (factor * beta for beta in BETAS)
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        beta_start=beta_start,
+        beta_end=beta_end,
+        beta_schedule="linear",
+        trained_betas=None,
+        variance_type="fixed_small",  # beta_t (1 - abar_{t-1}) / (1 - abar_t), the posterior's
+        clip_sample=True,
+        prediction_type=prediction_type,
+        thresholding=False,
+        dynamic_thresholding_ratio=0.995,
+        clip_sample_range=1.0,
+        sample_max_value=1.0,
+        timestep_spacing="trailing" if schedule == "zero_snr" else "leading",
+        steps_offset=0,
+        rescale_betas_zero_snr=schedule == "zero_snr",
+    )
+
+
+class DenoisingLoss:
+    """Mean squared error of the network's prediction at a random timestep, Ho et al., eq. 14.
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; the target is eps, or
+    v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022, arXiv:2202.00512), or x_0.
+    The mean is over batch and pixels. (The slide writes alpha x_0 + sqrt(1 - alpha) eps, without
+    the root and the bar: its x_t would have neither the right mean nor the right variance.)
+    """
+
+    def __init__(
+        self,
+        scheduler: DDPMScheduler,
+        label_dropout: float = 0.0,
+        num_classes: int = len(CLASS_NAMES),
+    ):
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout={label_dropout} must lie in [0, 1); 0 turns it off")
+        self.scheduler, self.num_classes = scheduler, num_classes
+        self.label_dropout = label_dropout
+
+    def __call__(
+        self, model: UNet2DModel, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images = batch["images"]  # (B, 1, H, W) in [-1, 1]
+        noise = torch.randn_like(images)
+        T = self.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(T, (len(images),), device=images.device)  # (B,)
+        noisy_images = self.scheduler.add_noise(images, noise, timesteps)
+        class_labels = batch["class_labels"] if takes_class_labels(model) else None
+        if self.label_dropout:
+            class_labels = self.drop_labels(class_labels, null_label(model, self.num_classes))
+        prediction = model(noisy_images, timesteps, class_labels).sample  # (B, 1, H, W)
+        return F.mse_loss(prediction.float(), self.target(images, noise, timesteps)), {}
+
+    def drop_labels(self, class_labels: torch.Tensor, null: int | None) -> torch.Tensor:
+        """Replace a share ``label_dropout`` of the labels (B,) by the null label."""
+        if null is None:
+            raise ValueError(
+                f"label_dropout={self.label_dropout} needs a UNet with a null label; build it with "
+                f"build_unet(..., num_classes={self.num_classes}, with_null_label=True)"
+            )
+        dropped = torch.rand(len(class_labels), device=class_labels.device) < self.label_dropout
+        return torch.where(dropped, null, class_labels)
+
+    def target(
+        self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """What the network should predict under the scheduler's ``prediction_type``."""
+        prediction_type = self.scheduler.config.prediction_type
+        if prediction_type == "epsilon":
+            return noise
+        if prediction_type == "v_prediction":
+            return self.scheduler.get_velocity(images, noise, timesteps)
+        return images
+
+
+def takes_class_labels(model: torch.nn.Module) -> bool:
+    """Whether the UNet has a class embedding, also when wrapped for several processes."""
+    unet = getattr(model, "module", model)
+    return unet.config.num_class_embeds is not None
+
+
+def null_label(model: torch.nn.Module, num_classes: int) -> int | None:
+    """The label that stands for "any class", if the UNet has one more than ``num_classes``."""
+    unet = getattr(model, "module", model)
+    return num_classes if unet.config.num_class_embeds == num_classes + 1 else None

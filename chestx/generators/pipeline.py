@@ -1,0 +1,197 @@
+"""The diffusers pipeline: from noise to radiographs, with or without classes."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+
+from chestx.config import generator_for, processes
+from chestx.generators.ddpm import null_label, takes_class_labels
+from chestx.generators.schedulers import check_runs, check_schedule, start, step_arguments
+from chestx.radiographs import images as pixels
+from chestx.radiographs.phantom import CLASS_NAMES
+
+Step = Callable[[int, int, torch.Tensor], None]
+
+
+class RadiographPipeline(DiffusionPipeline):
+    """Unconditional or class-conditional sampling with any diffusers noise scheduler.
+
+    ``class_names``, in the order of the labels, are saved with a UNet that takes labels; without
+    them what is saved loads in the stock ``DDPMPipeline``.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        class_names: list[str] | tuple[str, ...] = CLASS_NAMES,  # diffusers reads these types
+    ):
+        super().__init__()
+        unet.to(memory_format=torch.channels_last)
+        self.register_modules(unet=unet, scheduler=scheduler)
+        if takes_class_labels(unet):
+            labels = unet.config.num_class_embeds
+            if isinstance(class_names, str) or labels - len(class_names) not in (0, 1):
+                raise ValueError(
+                    f"class_names={class_names!r} do not fit a UNet with {labels} labels; give one "
+                    f"name for each, but none for the null label"
+                )
+            self.register_to_config(class_names=list(class_names))
+        self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        num_images: int = 1,
+        class_labels: str | Sequence[int | str] | torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pt",
+        on_step: Step | None = None,
+        guidance_scale: float = 1.0,
+        check: bool = True,
+    ):
+        """Sample ``num_images`` radiographs, starting from x_T ~ N(0, I).
+
+        With ``DDPMScheduler`` and noise prediction each step is Ho et al. 2020, algorithm 2:
+        x_{t-1} = (x_t - beta_t eps_theta(x_t, t) / sqrt(1 - abar_t)) / sqrt(alpha_t) + sigma_t z
+        with alpha_t = 1 - beta_t, abar_t = product of alpha_1 to alpha_t and
+        sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t). (The slide has abar_t as a sum.)
+
+        ``class_labels``: indices or names of classes, one per image, if the UNet has any; a name
+        alone counts for all.
+        ``num_inference_steps``: default is as many as the UNet was trained with; a second-order
+        scheduler (Heun, KDPM2) evaluates the UNet about twice per step.
+        ``generator``: one, or one per image, which makes an image independent of its batch.
+        ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".
+        ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
+        ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
+        2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
+        ``check``: whether to try a schedule, once, and warn of what ``check_schedule`` finds.
+
+        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``
+        and, unless ``check`` is off, if the scheduler fails with so many steps.
+        """
+        if output_type not in ("pt", "np", "pil"):
+            raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
+        labels = self._class_indices(class_labels, num_images)
+        labels = self._with_null(labels, guidance_scale)
+        size = self.unet.config.sample_size
+        device, dtype = self._execution_device, self.unet.dtype
+        steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        if check:
+            self._check(steps)
+        start(self.scheduler, steps, device)
+        extra = step_arguments(self.scheduler, generator)
+
+        shape = (num_images, self.unet.config.in_channels, size, size)
+        images = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        images = images * self.scheduler.init_noise_sigma
+        if on_step:
+            on_step(-1, int(self.scheduler.timesteps[0]), images)
+        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            scaled = self.scheduler.scale_model_input(images, timestep)
+            if guidance_scale == 1:
+                prediction = self.unet(scaled, timestep, labels).sample  # (B, 1, H, W)
+            else:  # both branches in one batch
+                both = self.unet(torch.cat([scaled, scaled]), timestep, labels).sample
+                labelled, null = both.chunk(2)
+                prediction = null + guidance_scale * (labelled - null)
+            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+            if on_step:
+                on_step(index, int(timestep), images)
+
+        images = images.clamp(-1, 1)
+        if output_type == "pt":
+            return images
+        arrays = pixels.to_uint8(images)[:, 0].cpu().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays[..., None] / 255.0)
+
+    def _check(self, steps: int) -> None:
+        tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
+        if tried in self._checked:
+            return
+        check_runs(self.scheduler, steps)
+        for sentence in check_schedule(self.scheduler, steps):
+            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=4)
+        self._checked.add(tried)
+
+    def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
+        if not takes_class_labels(self.unet):
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this UNet was trained without them")
+            return None
+        names, given = self.config.class_names, class_labels
+        if isinstance(given, str | None):
+            given = [given] * num_images
+        indices = [names.index(c) if c in names else c for c in given]
+        if len(indices) != num_images or not all(c in range(len(names)) for c in indices):
+            raise ValueError(
+                f"class_labels={class_labels!r}: give {num_images} of {names} or 0 to "
+                f"{len(names) - 1}"
+            )
+        return torch.tensor([int(c) for c in indices], device=self._execution_device)
+
+    def _with_null(self, labels: torch.Tensor | None, guidance_scale: float):
+        """The labels of one branch or, with guidance, of both: labelled, then null."""
+        if guidance_scale == 1:
+            return labels
+        null = null_label(self.unet, len(self.config.get("class_names", ())))
+        if null is None or guidance_scale < 0:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} must be at least 0, and other than 1 it needs a "
+                f"UNet with a null label; train one with `python examples/04_train_ddpm.py "
+                f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
+            )
+        return torch.cat([labels, torch.full_like(labels, null)])
+
+
+def load_pipeline(
+    folder: Path, kind: type[DiffusionPipeline] = RadiographPipeline
+) -> DiffusionPipeline:
+    """What ``save_pretrained`` wrote, on this process's device, and no bars of diffusers."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        pipeline = kind.from_pretrained(folder, use_safetensors=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    pipeline.to(processes().device).set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def forward_strip(
+    scheduler: DDPMScheduler, images: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
+    noise = randn_tensor(images.shape, generator=generator_for(seed))
+    steps = [torch.full((len(images),), t) for t in timesteps]
+    return torch.stack([scheduler.add_noise(images, noise, t) for t in steps])
+
+
+def reverse_strip(
+    pipeline: RadiographPipeline, class_labels: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
+
+    The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
+    warn: what the network was trained with is shown as it is.
+    """
+    seen: dict[int, torch.Tensor] = {}
+    labels = class_labels if takes_class_labels(pipeline.unet) else None
+    generators = [generator_for(seed, index) for index in range(len(class_labels))]
+
+    def keep(index: int, timestep: int, images: torch.Tensor) -> None:
+        seen[timestep if index < 0 else timestep - 1] = images.cpu()
+
+    pipeline.set_progress_bar_config(disable=True)
+    final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False).cpu()
+    return torch.stack([final if t == 0 else seen[t] for t in timesteps])

@@ -1,0 +1,163 @@
+"""Trained generators on disk: saving, loading, and whether they fit the images at hand."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from diffusers import ModelMixin
+
+from chestx import files
+from chestx.config import processes
+from chestx.generators.ddpm import takes_class_labels
+from chestx.generators.pipeline import RadiographPipeline, load_pipeline
+from chestx.generators.registry import GENERATORS, check_configs
+from chestx.generators.schedulers import check_runs, check_schedule, swap_scheduler
+from chestx.radiographs.sources import CLASS_NAMES
+from chestx.radiographs.splits import Radiographs, smaller_class
+
+Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
+
+
+@dataclasses.dataclass
+class Generator:
+    """A trained generator: ``sample(class_labels, torch_generators) -> (B, 1, H, W)``."""
+
+    name: str
+    sample: Sample
+    image_size: int
+    checkpoint: str  # SHA-256 of the weights
+    settings: dict[str, Any]  # scheduler, steps, guidance: what else decides the images
+    trained_on: set[str]  # SHA-256 of every training image
+    classes: tuple[str, ...] = CLASS_NAMES  # that it knows by label, or the one it was trained on
+
+
+def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
+    """Write the weights to ``folder/model`` and, first, which images of which split made them."""
+    if processes().is_main_process:
+        files.write_json(folder / "trained_on.json", sorted(split["sha256"]))
+        model.save_pretrained(folder / "model", safe_serialization=True)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights that ``save_generator`` wrote."""
+    part = "unet/" if (folder / "model" / "unet").exists() else ""
+    return files.file_hash(folder / "model" / f"{part}diffusion_pytorch_model.safetensors")
+
+
+def load_generator(
+    name: str,
+    folder: Path,
+    sampler: str = "",
+    num_inference_steps: int = 0,
+    guidance_scale: float = 1.0,
+) -> Generator:
+    """Load what ``save_generator`` wrote; the sampler, its steps and guidance concern DDPMs alone.
+
+    Raises ValueError for an unknown name and FileNotFoundError if nothing was trained.
+    """
+    if name not in GENERATORS:
+        known = tuple(GENERATORS)
+        raise ValueError(f"generator={name!r} is unknown; choose one of {known}")
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no finished {name}; run `python examples/{GENERATORS[name].script}` "
+            f"first"
+        )
+    check_configs(folder / "model")
+    trained_on = set(files.read_json(folder / "trained_on.json"))
+    counts = files.read_json(folder / "result.json")["data"]["counts"]["train"]
+    classes = tuple(counts)
+    if vae := GENERATORS[name].model:
+        model = vae.from_pretrained(folder / "model", use_safetensors=True)
+        model.to(processes().device).eval()
+        settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
+        size, sample = model.config.image_size, model.sample
+    else:
+        pipeline = load_pipeline(folder / "model")
+        sample, settings = pipeline_sampler(
+            pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
+        )
+        size = pipeline.unet.config.sample_size
+        if not takes_class_labels(pipeline.unet):
+            classes = (smaller_class(counts),)
+    return Generator(name, sample, size, weights_hash(folder), settings, trained_on, classes)
+
+
+def pipeline_sampler(
+    pipeline: RadiographPipeline,
+    sampler: str,
+    num_inference_steps: int,
+    guidance_scale: float = 1.0,
+) -> tuple[Sample, dict[str, Any]]:
+    """(sample function, what to write into the manifest) of a pipeline with another sampler.
+
+    Raises ValueError for what ``check_schedule`` finds in sampler and steps. What it finds in the
+    schedule that the network was trained with stays: an arm is what it is.
+    """
+    trained, T = pipeline.scheduler, pipeline.scheduler.config.num_train_timesteps
+    pipeline.scheduler, steps = swap_scheduler(trained, sampler), num_inference_steps or T
+    pipeline.set_progress_bar_config(disable=True)
+    check_runs(pipeline.scheduler, steps)
+    own = check_schedule(trained, T)
+    if added := [s for s in check_schedule(pipeline.scheduler, steps) if s not in own]:
+        raise ValueError(f"sampler={sampler!r}, num_inference_steps={steps}: {'; '.join(added)}")
+
+    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        labels = class_labels if takes_class_labels(pipeline.unet) else None
+        return pipeline(
+            len(class_labels), labels, steps, generators,
+            guidance_scale=guidance_scale, check=False,
+        )  # fmt: skip
+
+    settings = {"scheduler": sampler, "num_inference_steps": steps}
+    return sample, settings | {"guidance_scale": None if guidance_scale == 1 else guidance_scale}
+
+
+def check_no_leak(name: str, trained_on: set[str], data: Radiographs) -> None:
+    """Raise ValueError if a generator saw an image on which something is judged, or any image that
+    is not in the training split.
+
+    The deck's val folder is exempt: no arm is judged or chosen by it. So are the deck's other
+    images, for its generators are trained under the fair protocol, whose train split takes from
+    the val folder, too, and, under ``--limit``, other images of the train folder.
+    """
+    judged = {"test", "hidden"}
+    if data.protocol != "deck":
+        judged |= {"validation", "reference"}
+    for split in judged & set(data):
+        if seen := trained_on & set(data[split]["sha256"]):
+            raise ValueError(
+                f"{name} was trained on {len(seen)} images of the {split} split under --protocol "
+                f"{data.protocol}; train it again under that protocol"
+            )
+    foreign = trained_on - set(data["train"]["sha256"])
+    if foreign == trained_on or (foreign and data.protocol != "deck"):
+        raise ValueError(
+            f"{name} was trained on other data than {data.source!r}: {len(foreign)} of "
+            f"{len(trained_on)} images are not in train; train it on these, or give --data, "
+            f"--limit and --skip-bad-files as in training"
+        )
+
+
+def checked_weights(name: str, root: Path, data: Radiographs, image_size: int) -> str:
+    """The hash of a generator's weights below ``root``, once it is sure that they fit these data.
+
+    Raises ValueError for another image size and what ``check_no_leak`` raises.
+    """
+    if name == "twin":  # follows from the training images
+        return files.fingerprint(sorted(data["train"]["sha256"]), image_size)
+    folder = Path(root) / name
+    if not (folder / "result.json").exists():
+        load_generator(name, folder)  # raises, with the script to run
+    trained = files.read_json(folder / "result.json")["config"]["image_size"]
+    if trained != image_size:
+        raise ValueError(
+            f"{name} was trained with other settings (image_size: {trained} there, {image_size} "
+            f"here); train it again with the same flags"
+        )
+    check_no_leak(name, set(files.read_json(folder / "trained_on.json")), data)
+    return weights_hash(folder)

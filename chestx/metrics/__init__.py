@@ -1,1 +1,0 @@
-"""Metrics: of classifiers and of distributions of images, as pure functions."""

@@ -1,0 +1,339 @@
+"""Sources of radiographs: phantoms, the Hub, Kaggle or any folder of images, as plain rows.
+
+Every source ends as a folder on disk, which ``folder_rows`` reads. A row is a dict with ``image``
+(a path), ``label``, ``file_name`` and ``sha256``.
+"""
+
+import hashlib
+import io
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from chestx import files
+from chestx.radiographs import images, phantom
+from chestx.radiographs.phantom import CLASS_NAMES
+
+NORMAL, PNEUMONIA = range(2)
+FOLDERS = ("train", "val", "test")
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+HUB_REPOSITORY = "hf-vision/chest-xray-pneumonia"
+KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"  # a version works offline too
+NOT_IMAGES = (".ds_store", "thumbs.db", "desktop.ini")  # left in folders by operating systems
+CACHE_VERSION = 1  # raise when decoding changes
+
+
+def cache_dir() -> Path:
+    """Where decoded tensors and file lists are kept: ``$CHESTX_CACHE`` or ``~/.cache/chestx``."""
+    return Path(os.environ.get("CHESTX_CACHE", "~/.cache/chestx")).expanduser()
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in ``folder`` but for those that operating systems leave."""
+    found = sorted(p for p in folder.iterdir() if p.is_dir())
+    return [p for p in found if p.name != "__MACOSX" and not p.name.startswith(".")]
+
+
+def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[str, Path]]:
+    """(root, folder of each of train, val and test that there is), in ``folder`` or one or two
+    ``chest_xray`` deeper, as Kaggle's archive doubles it.
+
+    Class folders without train and test around them count as train. Kaggle's class names promise
+    Kaggle's layout: a part that is missing there is a half copy, unless ``classes`` names them.
+    """
+    roots = [folder, folder / "chest_xray", folder / "chest_xray" / "chest_xray"]
+    partial = []
+    for root in (root for root in roots if root.is_dir()):
+        known = [p for p in subfolders(root) if p.name in PARTS]
+        parts = {PARTS[p.name]: p for p in known}
+        if len(parts) < len(known):
+            raise ValueError(f"{root} holds val under two names; keep one of {sorted(PARTS)}")
+        if set(parts) == set(FOLDERS):
+            return root, {part: parts[part] for part in FOLDERS}
+        if not parts and folder.resolve().name not in PARTS:  # then the folder above is meant
+            parts = {"train": root}
+        if "train" in parts:
+            partial.append((root, {part: parts[part] for part in FOLDERS if part in parts}))
+    for root, parts in partial:
+        names = {p.name for part in parts.values() for p in subfolders(part) if holds_images(p)}
+        if len(names) > 1 and (classes or names != set(CLASS_NAMES)):
+            return root, parts
+    raise FileNotFoundError(
+        f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
+        f"PNEUMONIA/, directly or one level deeper), nor one with other class folders; give --data "
+        f"phantom or such a folder, the one above train. If it is no copy of Kaggle's set but has "
+        f"its class names, say so by --classes NORMAL PNEUMONIA"
+    )
+
+
+def class_pair(parts: dict[str, Path], classes: tuple[str, ...] = ()) -> tuple[str, str]:
+    """(negative class, positive class): ``classes``, else Kaggle's, else the two that there are
+    in alphabetical order. More than two raise ValueError unless ``classes`` picks two."""
+    found = {part: {p.name for p in subfolders(folder)} for part, folder in parts.items()}
+    every = set().union(*found.values())
+    if classes:
+        if len(set(classes)) != 2 or len(classes) != 2 or not set(classes) <= every:
+            raise ValueError(
+                f"classes={classes}: give two of {sorted(every)}, the negative one first"
+            )
+        return classes[0], classes[1]
+    if every <= set(CLASS_NAMES) or every > set(CLASS_NAMES):
+        for part, folder in parts.items():
+            if unknown := sorted(found[part] - set(CLASS_NAMES)):
+                raise ValueError(
+                    f"{folder}: unknown classes {unknown}; known: {CLASS_NAMES}; choose two by "
+                    f"--classes NEGATIVE POSITIVE"
+                )
+        return CLASS_NAMES
+    if len(every) != 2:
+        raise ValueError(
+            f"{len(every)} classes {sorted(every)} in {[str(p) for p in parts.values()]}; choose "
+            f"two by --classes NEGATIVE POSITIVE"
+        )
+    negative, positive = sorted(every)
+    return negative, positive
+
+
+def list_files(
+    parts: dict[str, Path], classes: tuple[str, str] = CLASS_NAMES
+) -> list[tuple[str, str, Path]]:
+    """(part, class name, path) of every image; empty or missing classes raise."""
+    found_files = []
+    for part, folder in parts.items():
+        loose = [p.name for p in folder.iterdir() if is_image_name(p)]
+        if loose:
+            raise ValueError(f"{folder}: images outside the class folders: {sorted(loose)}")
+        for name in classes:
+            found = sorted((folder / name).glob("*"))
+            found = [p for p in found if p.name.lower() not in NOT_IMAGES]
+            found = [p for p in found if not p.name.startswith("._")]
+            if inside := [p.name for p in found if p.is_dir()]:
+                raise ValueError(f"{folder / name} holds folders {inside}; images only")
+            if not found:
+                raise ValueError(f"{folder / name} holds no images; each class needs some")
+            found_files += [(part, name, path) for path in found]
+    return found_files
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder has an image directly in it, by the names of its files."""
+    return any(is_image_name(path) for path in folder.iterdir())
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a name ends like an image's and is not a shadow file (``._name``) of macOS."""
+    known = path.suffix.lower() in Image.registered_extensions()
+    return known and not path.name.startswith("._")
+
+
+def inspect_file(path: Path) -> tuple[str, str]:
+    """(SHA-256, reason why the file is unreadable or "") after decoding it once."""
+    try:
+        if (size := path.stat().st_size) > images.MAX_BYTES:
+            return "not read", f"{size:,} bytes; more than {images.MAX_BYTES:,} are refused"
+        content = path.read_bytes()
+    except OSError as error:  # rights, network: no verdict on the file, hence no hash
+        return "", f"{type(error).__name__}: {error}"
+    sha = hashlib.sha256(content).hexdigest()
+    if not content:
+        return sha, "the file is empty"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            images.check_size(image)
+            ImageOps.exif_transpose(image, in_place=True)  # as datasets does
+            images.to_grayscale(image)
+        return sha, ""
+    except Exception as error:  # Pillow's plugins raise whatever they like on a broken file
+        return sha, f"{type(error).__name__}: {error}"
+
+
+def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
+    """``inspect_file`` of all paths, remembered on disk as long as no file changes."""
+    stats = [path.stat() if path.exists() else path.lstat() for path in paths]  # broken links
+    stamp = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
+    cached = cache_dir() / f"files-{files.fingerprint(CACHE_VERSION, stamp)}.json"
+    if cached.exists():
+        return [tuple(row) for row in files.read_json(cached)]
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+        rows = list(tqdm(pool.map(inspect_file, paths), "read files", len(paths), disable=None))
+    if all(sha for sha, _ in rows):  # what could not be read now is tried again next time
+        files.write_json(cached, rows)
+    return rows
+
+
+def folder_rows(
+    folder: Path, skip_bad_files: bool, classes: tuple[str, ...] = ()
+) -> tuple[tuple[str, str], dict[str, list], dict[str, str]]:
+    """(class names, rows per official folder, the unreadable files with their reasons)."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data={str(folder)!r} is neither 'phantom' nor an existing folder; give --data "
+            f"phantom, hub, kaggle or a folder in Kaggle layout"
+        )
+    root, parts = find_parts(folder, classes)
+    pair = class_pair(parts, classes)
+    listed = list_files(parts, pair)
+    inspected = inspect_files([path for _, _, path in listed])
+    bad = {str(p.relative_to(root)): why for (_, _, p), (_, why) in zip(listed, inspected) if why}
+    if bad and not skip_bad_files:
+        lines = "\n".join(f"  {name}: {why}" for name, why in bad.items())
+        raise ValueError(
+            f"{len(bad)} of {len(listed)} files under {root} are unreadable:\n{lines}\n"
+            f"mend or remove them, or go on without them by --skip-bad-files"
+        )
+    rows: dict[str, list] = {}
+    for (part, class_name, path), (sha, why) in zip(listed, inspected):
+        if not why:
+            name = str(path.relative_to(root))
+            row = {"image": str(path), "label": pair.index(class_name)}
+            rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
+    for part, label in itertools.product(parts, (0, 1)):
+        if not any(row["label"] == label for row in rows.get(part, [])):
+            raise ValueError(f"{parts[part] / pair[label]}: every file is unreadable: {bad}")
+    return pair, rows, bad
+
+
+# --------------------------------------------------------------- phantoms, the Hub and Kaggle
+
+
+def source_folder(source: str, num_phantoms: int, phantom_size: int) -> Path:
+    """The folder on disk that ``source`` names, or that it is drawn or loaded into."""
+    if source == "phantom":
+        return phantom_folder(num_phantoms, phantom_size)
+    if source == "kaggle":
+        return kaggle_folder()
+    if source == "hub" or source.startswith(("hub:", "hub@")):
+        repository, _, revision = source.removeprefix("hub").removeprefix(":").partition("@")
+        return hub_folder(repository or HUB_REPOSITORY, revision or "main")
+    return Path(source)
+
+
+def kept_folder(name: str, fill: Callable[[Path], None]) -> Path:
+    """The folder ``name`` in the cache; ``fill`` writes it once, beside, so never half of it."""
+    folder = cache_dir() / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as beside:
+            whole = Path(beside) / "whole"
+            whole.mkdir()
+            fill(whole)
+            if not folder.exists():  # another process may have been faster
+                whole.rename(folder)
+    return folder
+
+
+def phantom_folder(num_phantoms: int, size: int) -> Path:
+    """A folder in Kaggle layout with phantoms, drawn once and kept in the cache.
+
+    ``num_phantoms`` in train, 16 in val, a fifth as many (at least 40) in test.
+    """
+
+    def draw(folder: Path) -> None:
+        counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
+        for part, count in counts.items():
+            for row in phantom.phantom_split(part, count, size):
+                name = f"{part}/{CLASS_NAMES[row['label']]}/{Path(row['file_name']).stem}.png"
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                row["image"].save(folder / name)
+
+    recipe = files.file_hash(Path(phantom.__file__))  # another way to draw, another folder
+    return kept_folder(f"phantoms-{files.fingerprint(recipe, num_phantoms, size)}", draw)
+
+
+def hub_folder(repository: str, revision: str = "main") -> Path:
+    """A folder in Kaggle layout with the original bytes of a dataset on the Hub, without token.
+
+    ``repository`` may be a clone on disk. Once it is whole it is read without asking the Hub, so
+    that a branch that moves does not change the data of a half-finished study; name another
+    revision, or delete the folder, for a newer state. Raises OSError if it cannot be loaded and
+    ValueError if it has no images, labels or known splits.
+    """
+
+    def load(folder: Path) -> None:
+        try:
+            splits = datasets.load_dataset(
+                repository,
+                revision=revision,
+                token=False,
+                # Its own, because datasets falls back to whatever revision another one holds.
+                cache_dir=str(folder.parent / "arrow"),
+            )
+        except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
+            raise unavailable(f"hub:{repository}@{revision}", error) from error
+        parts = [PARTS.get(split) for split in splits]
+        if None in parts or len(set(parts)) < len(parts):
+            raise ValueError(
+                f"{repository} has splits {list(splits)}; known are {list(PARTS)}, each once"
+            )
+        for part, rows in zip(parts, splits.values()):
+            write_images(rows, folder / part)
+
+    clone = [p for p in sorted(Path(repository).rglob("*")) if p.is_file()]
+    stamp = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in clone]
+    return kept_folder(f"hub-{files.fingerprint(repository, revision, stamp)}", load)
+
+
+def write_images(rows: datasets.Dataset, folder: Path) -> None:
+    """Write one split as ``folder/CLASS/name``, byte for byte.
+
+    Names are the source's where every image has one of its own, else numbers.
+    """
+    image, label = (
+        next((key for key, feature in rows.features.items() if isinstance(feature, kind)), "")
+        for kind in (datasets.Image, datasets.ClassLabel)
+    )
+    if not image or not label:
+        raise ValueError(f"an image and a class label are needed, there are {rows.features}")
+    rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    names = [Path(stored["path"] or "").name if stored else None for stored in rows[image]]
+    labels = list(rows[label])
+    if None in names + labels or min(labels) < 0:  # -1: a label that is kept secret
+        raise ValueError(
+            f"split {folder.name} holds rows without image or label; it cannot be used"
+        )
+    if len(set(zip(labels, names))) < len(names) or not all(is_image_name(Path(n)) for n in names):
+        print(f"{folder.name}: the source has no file names of its own; images are numbered")
+        names = [f"image_{i:06d}{Path(name).suffix or '.img'}" for i, name in enumerate(names)]
+    for name, row in zip(names, tqdm(rows, f"write {folder.name}", disable=None)):
+        class_name = re.sub(r"[/\\.]", "_", rows.features[label].int2str(row[label]))
+        stored = row[image]
+        content = stored["bytes"]
+        (folder / class_name).mkdir(parents=True, exist_ok=True)
+        (folder / class_name / name).write_bytes(
+            Path(stored["path"]).read_bytes() if content is None else content
+        )
+
+
+def kaggle_folder() -> Path:
+    """Kaggle's archive as kagglehub downloads and unpacks it, in kagglehub's own cache.
+
+    Raises ImportError without kagglehub and OSError if the archive cannot be loaded.
+    """
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise ImportError(
+            "--data kaggle needs kagglehub: pip install -e '.[kaggle]'; or take --data hub, a "
+            "folder, or phantom"
+        ) from error
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
+    except Exception as error:  # requests, zipfile and kagglehub each raise their own
+        raise unavailable("kaggle", error) from error
+
+
+def unavailable(source: str, error: Exception) -> OSError:
+    """The error to raise if a source cannot be loaded, with its reason and the mend."""
+    return OSError(
+        f"--data {source} could not be loaded ({type(error).__name__}: {error}). What has arrived "
+        f"whole is kept: the same command goes on from there. Or take another source: --data "
+        f"{'hub' if source == 'kaggle' else 'kaggle'}, a folder in Kaggle layout, or phantom"
+    )

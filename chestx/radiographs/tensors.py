@@ -1,0 +1,72 @@
+"""Images in memory: a split is decoded once, into uint8 tensors and into a cache on disk."""
+
+import datasets
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from tqdm.auto import tqdm
+
+from chestx import files
+from chestx.config import processes
+from chestx.radiographs import images
+from chestx.radiographs.sources import CACHE_VERSION, cache_dir
+
+
+class RadiographTensors(torch.utils.data.Dataset):
+    """Images in memory, served in batches: ``images`` uint8 (N, 1, H, W), ``labels`` int64 (N,).
+
+    ``dataset[[3, 1, 2]]`` and a ``DataLoader`` both get a dict with ``images`` float32 in
+    [-1, 1] of shape (B, 1, H, W) and ``class_labels`` (B,).
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor):
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels; give as many of each")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return {
+            "images": images.to_float(self.images[indices]),
+            "class_labels": self.labels[indices],
+        }
+
+    __getitem__ = __getitems__
+
+    def of_class(self, label: int) -> "RadiographTensors":
+        """The images of one class."""
+        chosen = self.labels == label
+        return RadiographTensors(self.images[chosen], self.labels[chosen])
+
+    def joined(self, other: "RadiographTensors") -> "RadiographTensors":
+        """These images followed by ``other``'s."""
+        return RadiographTensors(
+            torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
+        )
+
+    def resized(self, size: int) -> "RadiographTensors":
+        """The same images at ``size`` x ``size``."""
+        return RadiographTensors(images.resize(self.images, size), self.labels)
+
+
+def to_tensors(split: datasets.Dataset, image_size: int) -> RadiographTensors:
+    """Decode a split into ``RadiographTensors`` of ``image_size``, once: then from the cache."""
+    with processes().local_main_process_first():
+        pixels = _pixels(split, image_size)
+    return RadiographTensors(pixels, torch.tensor(list(split["label"]), dtype=torch.int64))
+
+
+def _pixels(split: datasets.Dataset, image_size: int) -> torch.Tensor:
+    key = files.fingerprint(CACHE_VERSION, list(split["sha256"]), image_size)
+    cached = cache_dir() / f"tensors-{key}.safetensors"
+    if cached.exists():
+        try:
+            return load_file(cached)["images"]
+        except SafetensorError as error:
+            print(f"{cached} is damaged ({error}); decoding again")
+    bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
+    pixels = torch.stack([images.decode(image, image_size) for image in bar])
+    files.write_bytes(cached, save({"images": pixels}))
+    return pixels

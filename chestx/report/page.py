@@ -1,0 +1,149 @@
+"""The report: everything under ``outputs/`` as one self-contained HTML page, slide by slide.
+
+``deck.toml`` says which slide shows which exhibits of which result; the page opens nothing else of
+a result but its exhibits and what every result says of itself (data, versions, run time).
+"""
+
+import base64
+import io
+import itertools
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import math_to_image
+
+from chestx import files
+from chestx.radiographs.sources import CLASS_NAMES
+from chestx.radiographs.splits import smaller_class
+from chestx.step import Result
+
+HERE = Path(__file__).parent
+
+
+def deck() -> list[dict[str, Any]]:
+    """The chapters of ``deck.toml``, each with its slides; those of the deck are numbered."""
+    numbers = itertools.count(1)
+    chapters = tomllib.loads((HERE / "deck.toml").read_text(encoding="utf-8"))["chapter"]
+    for chapter in chapters:
+        for slide in chapter["slide"]:
+            if slide.setdefault("in_deck", True):
+                slide["number"] = next(numbers)
+            slide["text"] = slide["text"].strip()
+            slide.setdefault("formulas", [])
+            slide.setdefault("exhibits", [])
+    return chapters
+
+
+def formula(tex: str) -> Markup:
+    """A formula as an inline SVG image; its TeX is the alternative text."""
+    buffer = io.BytesIO()
+    shown = tex.replace(r"\frac", r"\dfrac")
+    with matplotlib.rc_context({"text.parse_math": True}):
+        math_to_image(f"${shown}$", buffer, prop=FontProperties(size=14), format="svg")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img class="formula" alt="{}" src="data:image/svg+xml;base64,{}">').format(
+        tex, content
+    )
+
+
+def load_results(output_dir: Path, folders: list[str], protocol: str) -> dict[str, Result]:
+    """Folder -> result, as far as they are there; for the deck's protocol none of a fair run."""
+    return {
+        folder: files.read_json(output_dir / folder / "result.json")
+        for folder in dict.fromkeys(folders)
+        if not (protocol == "deck" and folder.endswith("/fair"))
+        and (output_dir / folder / "result.json").exists()
+    }
+
+
+def shown(exhibit: dict[str, Any], result: Result, output_dir: Path) -> dict[str, Any]:
+    """An exhibit as the template shows it; a cell ``$...$`` of a table is a formula."""
+    if "file" in exhibit:
+        content = (output_dir / "figures" / exhibit["file"]).read_bytes()
+        embedded = base64.b64encode(content).decode()
+        return exhibit | {"content": embedded, "kind": result["data"]["kind"]}
+
+    def cell(value: Any) -> Any:
+        is_formula = isinstance(value, str) and value[:1] == value[-1:] == "$"
+        return formula(value.strip("$")) if is_formula else value
+
+    return exhibit | {"rows": [[cell(value) for value in row] for row in exhibit.get("rows", [])]}
+
+
+def show_slide(
+    slide: dict[str, Any], result: Result, own: dict[str, Any], output_dir: Path
+) -> dict[str, Any]:
+    """What the template needs; the exhibits that the slide shows are taken out of ``own``."""
+    counts = result["data"]["counts"]["train"]
+    names = {"smaller": smaller_class(counts), "larger": max(counts, key=counts.get)}
+    names["positive"] = list(counts)[1]
+    wanted = [name for name in slide["exhibits"] if name in own]
+    return slide | {
+        "title": slide["title"].format(**names),
+        "text": slide["text"].format(**names),
+        "formulas": [formula(tex) for tex in slide["formulas"]],
+        "exhibits": [shown(own.pop(name), result, output_dir) for name in wanted],
+    }
+
+
+def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
+    """Write ``output_dir/report.html`` from the results there, and return its path.
+
+    With protocol ``"deck"`` what an earlier fair run left there is not shown. Raises
+    FileNotFoundError if there is no result at all.
+    """
+    output_dir, chapters = Path(output_dir), deck()
+    for slide in (slide for chapter in chapters for slide in chapter["slide"]):
+        slide["folder"] = slide["folder"].format(protocol=protocol)
+        slide["exhibits"] = [name.format(protocol=protocol) for name in slide["exhibits"]]
+    folders = [slide["folder"] for chapter in chapters for slide in chapter["slide"]]
+    results = load_results(output_dir, folders, protocol)
+    if not results:
+        raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
+    left = {folder: dict(result["exhibits"]) for folder, result in results.items()}
+    verdicts = [own.pop("verdict")["text"] for own in left.values() if "verdict" in own]
+    pages = []
+    for chapter in chapters:
+        slides = [
+            show_slide(slide, results[slide["folder"]], left[slide["folder"]], output_dir)
+            for slide in chapter["slide"]
+            if slide["folder"] in results
+        ]
+        if slides:
+            pages.append({"title": chapter["title"], "slides": slides})
+    rest = [
+        shown(exhibit, results[folder], output_dir)
+        for folder, own in left.items()
+        for exhibit in own.values()
+    ]
+    if rest:
+        pages.append({"title": "More exhibits", "slides": [{"exhibits": rest}]})
+    data = next(iter(results.values()))["data"]
+    kaggle = list(data["counts"]["train"]) == list(CLASS_NAMES) and "test" in data.get(
+        "official_folders", []
+    )
+    ledger = files.read_lines(output_dir / "ledger.jsonl")
+    last = max(results.values(), key=lambda result: result["finished_at"])
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
+    page = environment.get_template("page.html").render(
+        title="Does synthetic data help a chest X-ray classifier?",
+        data=data,
+        preset=preset,
+        minutes=f"{sum(result['seconds'] for result in results.values()) / 60:.1f} minutes",
+        finished_at=last["finished_at"][:16].replace("T", " "),
+        verdicts=sorted(verdicts, key=lambda text: text.startswith("Exploratory")),
+        shifted=data["kind"] == "real" and kaggle,
+        chapters=pages,
+        run_times={folder: result["seconds"] for folder, result in results.items()},
+        readings=len(ledger),
+        distinct=len({(row["config"], row["data"]) for row in ledger}),
+        versions=last["versions"],
+    )
+    path = output_dir / "report.html"
+    files.write_bytes(path, page.encode())
+    return path

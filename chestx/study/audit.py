@@ -1,0 +1,197 @@
+"""Audits before an experiment: leaks between splits, sources of synthetic images, shortcuts."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from chestx.radiographs import images, sources
+from chestx.radiographs.splits import Radiographs, patient_key
+from chestx.radiographs.tensors import to_tensors
+from chestx.study.paired import bootstrap
+
+PIXELS = 64  # side at which images are compared: no two different files of Kaggle's set agree
+
+
+def pixel_hashes(pixels: torch.Tensor) -> list[str]:
+    """SHA-256 of each of the decoded uint8 images (N, 1, H, W), however its file is encoded."""
+    return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in pixels]
+
+
+def leak_audit(radiographs: Radiographs) -> dict[str, Any]:
+    """Raise ValueError if a file, a patient or identical pixels lie in two splits.
+
+    Patients by the column of that name and, once more, by the file names; pixels as decoded to
+    64 x 64, which finds a copy in another format, but none that was cropped or compressed anew.
+    The deck's val folder is taken as it is: what it shares with train is counted, not refused, for
+    nothing is judged by it. Returns the numbers of images, the pairs of splits and what is shared.
+    """
+    facts = {}
+    for name, split in radiographs.items():
+        names, files = list(split["file_name"]), list(split["sha256"])
+        facts[name] = {
+            "file": files,
+            "patient": list(split["patient"]),
+            "patient by name": [patient_key(*row) for row in zip(names, files)],
+            "pixels": pixel_hashes(to_tensors(split, PIXELS).images),
+        }
+    shared, pairs = [], list(itertools.combinations(facts, 2))
+    for (a, b), kind in itertools.product(pairs, facts["train"]):
+        common = set(facts[a][kind]) & set(facts[b][kind])
+        found = {
+            part: [
+                name
+                for name, key in zip(radiographs[part]["file_name"], facts[part][kind])
+                if key in common
+            ]
+            for part in (a, b)
+        }
+        allowed = radiographs.protocol == "deck" and "validation" in (a, b) and "test" not in (a, b)
+        if common and not allowed:
+            raise ValueError(
+                f"leak between {a} and {b}, same {kind}: {len(found[a])} images of {a} and "
+                f"{len(found[b])} of {b}, such as {found[a][:3]} and {found[b][:3]}; keep them in "
+                f"one split, or remove one side from {radiographs.source}"
+            )
+        if common:
+            counts = {part: len(names) for part, names in found.items()}
+            shared.append({"splits": [a, b], "same": kind, "images": counts})
+    counts = {name: len(split) for name, split in radiographs.items()}
+    sentence = (
+        f"{sum(counts.values()):,} images in {len(counts)} splits: no file, patient or decoded "
+        f"image lies in two of them"
+    )
+    if shared:
+        sentence += ", but for what the deck's val folder shares with train"
+    if unknown := radiographs.count_unnamed():
+        sentence += f"; of {unknown:,} images the patient is unknown"
+    return {
+        "images": counts,
+        "pairs": len(pairs),
+        "shared": shared,
+        "sentence": f"{sentence}.",
+    }
+
+
+def check_sources(
+    names: Iterable[str],
+    radiographs: Radiographs,
+    output_dir: Path,
+    image_size: int,
+    resize: str = "squash",
+) -> dict[str, Any]:
+    """Raise ValueError if a synthetic image comes from anything but the training split.
+
+    For the sets of each generator in ``names``, of either class: the generator passes
+    ``synthesis.check_no_leak``, its weights are those in every record of the manifest, and no file
+    in the folder, listed or not, is a real image of any split, byte by byte or as decoded to
+    ``image_size``. Returns how many files were compared with how many real images.
+    """
+    real: dict[str, str] = {}
+    for name, split in radiographs.items():
+        pixels = pixel_hashes(to_tensors(split, image_size, resize).images)
+        for keys in (split["sha256"], pixels):
+            where = [f"{file} ({name})" for file in split["file_name"]]
+            real |= dict(zip(keys, where))
+    checked = {}
+    for name in names:
+        generator = synthesis.open_generator(name, output_dir, radiographs, image_size, resize)
+        for label in range(len(radiographs.class_names)):
+            folder = synthesis.set_folder(output_dir, name, radiographs, label)
+            synthesis.records_of(generator, folder)
+            files = [path for path in sorted(folder.rglob("*")) if sources.is_image_name(path)]
+            for path in files:
+                check_not_real(path, real, image_size, resize)
+            checked |= {folder.name: len(files)} if files else {}
+    saw = "no test image" if radiographs.protocol == "deck" else "images of train alone"
+    sentence = (
+        f"{sum(checked.values()):,} synthetic images in {len(checked)} sets: their generators saw "
+        f"{saw}, and none is, file or pixel for pixel, one of "
+        f"{sum(map(len, radiographs.values())):,} real images (near copies: 07)."
+    )
+    return {"files": checked, "sentence": sentence}
+
+
+def check_not_real(path: Path, real: dict[str, str], image_size: int, resize: str) -> None:
+    """Raise ValueError if a file's bytes or decoded pixels are a key of ``real``."""
+    sha, unreadable = sources.inspect_file(path)
+    keys = [sha]
+    if not unreadable:  # an interrupted run may leave half a file, which no manifest lists
+        with Image.open(path) as picture:
+            keys += pixel_hashes(images.decode(picture, image_size, resize)[None])
+    if found := next((real[key] for key in keys if key in real), ""):
+        raise ValueError(
+            f"{path} is no synthetic image but a copy of {found}; delete the folder of this set "
+            f"and run 06 again"
+        )
+
+
+# ----------------------------------------------------------------------------------- shortcuts
+
+
+def shortcut_audit(
+    radiographs: Radiographs, *, read_test: bool = False, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """How well width, height, aspect and mean brightness of an image alone tell its class.
+
+    Logistic regression of the standardised numbers, of each alone and of all together, fitted to
+    train: AUROC on validation with the 95 % interval of a bootstrap over patients, the fit kept.
+    Where all files have one size that is not the native one, brightness is left. Size has nothing
+    to do with disease; brightness may. ``read_test`` adds the same on test, under a key of its
+    own: a reading of test, which the caller notes in the ledger.
+    """
+    parts = ["train", "validation"] + ["test"] * read_test
+    numbers = {name: file_numbers(radiographs[name]) for name in parts}
+    sizes = np.unique(np.concatenate([n[:, :2] for n in numbers.values()]), axis=0).astype(int)
+    names, columns = ["width", "height", "aspect", "brightness"], [0, 1, 2, 3]
+    described = f"{len(sizes)} sizes, widths {sizes[0, 0]} to {sizes[-1, 0]}"
+    if len(sizes) == 1:
+        described, columns = "all {} x {}: not native".format(*sizes[0]), [3]
+    models = {names[c]: [c] for c in columns} | ({"together": columns} if columns[1:] else {})
+    result: dict[str, Any] = {"sizes": described}
+    for part in parts[1:]:
+        labels = np.asarray(radiographs[part]["label"])
+        patients = np.asarray(radiographs[part]["patient"])
+        result[part] = {}
+        for name, chosen in models.items():
+            model = make_pipeline(StandardScaler(), LogisticRegression())
+            model.fit(numbers["train"][:, chosen], radiographs["train"]["label"])
+            scores = model.decision_function(numbers[part][:, chosen])
+            result[part][name] = auroc_interval(labels, scores, patients, resamples, seed)
+    used, best = ", ".join(names[c] for c in columns), list(models)[-1]
+    row = result["validation"][best]
+    verdict = "a shortcut" if row["low"] > 0.5 else "no shortcut shown"
+    result["sentence"] = (
+        f"From {used} of an image alone ({described}) the class is told on validation with AUROC "
+        f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]: {verdict}."
+    )
+    return result
+
+
+def file_numbers(split: datasets.Dataset) -> np.ndarray:
+    """Width, height and aspect from each file's header and the mean grey in [0, 255]: (N, 4)."""
+    stored = split.cast_column("image", datasets.Image(decode=False))["image"]
+    rows = []
+    for entry in stored:
+        with Image.open(entry["path"]) as picture:  # reads the header alone
+            rows.append((*picture.size, picture.width / picture.height))
+    grey = to_tensors(split, PIXELS).images.float().mean((1, 2, 3))
+    return np.column_stack([rows, grey.numpy()])
+
+
+def auroc_interval(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> dict[str, float]:
+    """AUROC of ``scores`` (N,) with the 95 % percentile interval over resampled patients."""
+    draws = bootstrap(labels, patients, {"": scores[None]}, draws=resamples, seed=seed)[""]["auroc"]
+    low, high = np.quantile(draws[1:], [0.025, 0.975]).tolist()
+    return {"auroc": float(draws[0]), "low": low, "high": high}

@@ -1,0 +1,278 @@
+"""How far two sets of images are apart: KID with intervals, FID, precision to coverage, MS-SSIM.
+
+KID, Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared maximum mean discrepancy
+
+    1/[m(m-1)] sum_{i!=j} k(x_i, x_j) + 1/[n(n-1)] sum_{i!=j} k(y_i, y_j) - 2/(mn) sum k(x_i, y_j)
+
+with k(x, y) = (x.y / d + 1)^3. It averages 0 for equal distributions and may be negative.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_msssim import ms_ssim
+from scipy.linalg import svdvals
+
+from chestx.radiographs.images import resize
+
+Z = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """k(x, y) = (x.y / d + 1)^3 of features (m, d) and (n, d): (m, n), float64."""
+    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+
+
+def kid(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Unbiased KID of features (m, d) and (n, d).
+
+    Raises ValueError for fewer than three rows or different dimensions.
+    """
+    return kid_interval(x, y)["kid"]
+
+
+def kid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """KID, standard error and 95 % interval, by the jackknife over the images of both sets.
+
+    One image left out at a time; with row sums of the kernel that costs no more than KID itself.
+    The jackknife errs towards too large a variance (Efron and Stein 1981), most where the two
+    distributions are equal. Images count as independent.
+    """
+    value, without_x, without_y = _jackknife(x, y)
+    return _interval("kid", value, without_x, without_y)
+
+
+def kid_difference(a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """KID(a, y) - KID(b, y) with its standard error and 95 % interval; both share ``y``.
+
+    What the choice of reference images does to both cancels out, so this is sharper than two
+    intervals side by side.
+    """
+    value_a, without_a, y_a = _jackknife(a, y)
+    value_b, without_b, y_b = _jackknife(b, y)
+    return _interval("difference", value_a - value_b, without_a, without_b, y_a - y_b)
+
+
+def kid_floor(
+    features: torch.Tensor, patients: list[str], m: int, n: int, splits: int = 200, seed: int = 0
+) -> dict[str, float]:
+    """What KID makes of real against real: m against n images of different patients, many times.
+
+    Returns the mean and the 95th percentile; a generator below the latter cannot be told from
+    real images by KID with so many images. Raises ValueError if there are fewer than m + n.
+    """
+    if len(features) < m + n:
+        raise ValueError(f"{len(features)} real images cannot be split into {m} + {n}; take fewer")
+    kernel = polynomial_kernel(features, features)
+    _, group = np.unique(patients, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(splits):
+        rank = rng.permutation(group.max() + 1)[group]  # patients in random order
+        order = np.lexsort((rng.random(len(group)), rank))
+        first = order[:m]
+        apart = order[rank[order] > rank[first[-1]]][:n]  # the last patient of the first is left
+        if len(apart) == n:
+            values.append(_value(*_sums(kernel, torch.as_tensor(first), torch.as_tensor(apart))))
+    if not values:
+        raise ValueError(f"no patient-disjoint split into {m} + {n}; take fewer images")
+    return {"mean": float(np.mean(values)), "p95": float(np.quantile(values, 0.95))}
+
+
+def fid(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to features (m, d) and (n, d).
+
+    ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2), Heusel et al. 2017,
+    arXiv:1706.08500. The last trace is the sum of the singular values of X Y^T / sqrt((m-1)(n-1)),
+    both centred, which needs no root of a d x d matrix of deficient rank. With fewer images than
+    dimensions FID is large for equal distributions, too: compare it at equal m and n alone.
+    """
+    if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"features {tuple(x.shape)} and {tuple(y.shape)}: FID needs at least two rows each "
+            f"and the same dimension; extract both with the same features"
+        )
+    x, y = (f.double().numpy() for f in (x, y))
+    difference = x.mean(0) - y.mean(0)
+    x, y = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y))
+    traces = np.square(x).sum() + np.square(y).sum()
+    return float(difference @ difference + traces - 2 * svdvals(x @ y.T).sum())
+
+
+def fid_interval(
+    x: torch.Tensor, y: torch.Tensor,
+    x_patients: list[str] | None = None, y_patients: list[str] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """FID, standard error and 95 % interval, by the jackknife over 20 groups of images per side.
+
+    Images of one patient leave together. The interval covers the FID that is to be expected of m
+    and n images, which is larger than that of infinitely many and above 0 for equal distributions:
+    what the number of images adds is not in it. As with KID it is rather too wide, for Gaussians
+    by 10 to 40 %. None instead of the interval where leaving a group out leaves a single image.
+    """
+
+    def without(rows_x: np.ndarray, rows_y: np.ndarray) -> dict[str, float]:
+        return {"fid": fid(x[rows_x], y[rows_y])}
+
+    return _group_intervals(without, len(x), len(y), x_patients, y_patients, 2)["fid"]
+
+
+def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage of features ``made`` (n, d) by ``real`` (m, d).
+
+    Around each image lies a ball that reaches to its k-th neighbour in its own set. Precision:
+    the share of made images in a ball of a real one; recall: of real images in a ball of a made
+    one (Kynkaanniemi et al. 2019, arXiv:1904.06991). Density: in how many balls of real ones a
+    made image lies, over k; coverage: the share of real balls with a made image in them (Naeem
+    et al. 2020, arXiv:2002.09797). For equal distributions density is about 1 and coverage about
+    1 - 2^-k where m = n; precision and recall depend on the dimension.
+    """
+    return _balls(*_distances(real, made, k), k)
+
+
+def precision_to_coverage_intervals(
+    real: torch.Tensor, made: torch.Tensor, k: int = 5,
+    real_patients: list[str] | None = None, made_patients: list[str] | None = None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Each of ``precision_to_coverage`` with standard error and 95 % interval, as ``fid_interval``.
+
+    Like FID all four depend on the numbers of images, which the intervals take as given. They are
+    too wide, for Gaussians by 10 to 80 %, most for shares near 1, since the balls grow with what is
+    left out; but a share that stays 0 or 1 whoever is left out has no width. Shares end at 0 and 1.
+    """
+    between_real, between_made, between = _distances(real, made, k)
+
+    def without(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+        return _balls(
+            between_real[rows][:, rows], between_made[columns][:, columns],
+            between[rows][:, columns], k,
+        )  # fmt: skip
+
+    found = _group_intervals(without, len(real), len(made), real_patients, made_patients, k + 1)
+    for name in ("precision", "recall", "coverage"):
+        if found[name]["se"] is not None:
+            low, high = found[name]["low"], found[name]["high"]
+            found[name] |= {"low": max(0.0, low), "high": min(1.0, high)}
+    return found
+
+
+def _distances(real: torch.Tensor, made: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+    """Within ``real`` (m, m), within ``made`` (n, n) and between them (m, n)."""
+    if min(len(real), len(made)) <= k:
+        raise ValueError(f"k={k} neighbours need more images than {len(real)} and {len(made)}")
+    real, made = real.double(), made.double()
+    return torch.cdist(real, real), torch.cdist(made, made), torch.cdist(real, made)
+
+
+def _balls(
+    within_real: torch.Tensor, within_made: torch.Tensor, between: torch.Tensor, k: int
+) -> dict[str, float]:
+    real_radius, made_radius = (
+        d.kthvalue(k + 1, dim=1).values for d in (within_real, within_made)
+    )  # the nearest of all is the image itself
+    inside = between <= real_radius[:, None]
+    return {
+        "precision": float(inside.any(0).double().mean()),
+        "recall": float((between <= made_radius).any(1).double().mean()),
+        "density": float(inside.double().sum(0).mean() / k),
+        "coverage": float(inside.any(1).double().mean()),
+    }
+
+
+def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0) -> float:
+    """Mean MS-SSIM of random pairs of different ``images`` (N, 1, H, W) in [-1, 1].
+
+    The higher, the more the images are alike (Odena et al. 2017, arXiv:1610.09585); compare with
+    real images. pytorch-msssim halves four times, which the window must survive: 11 pixels wide
+    from 176 px, 7 at 128 px, 3 at 64 px; smaller images are enlarged to 64 px. Values of other
+    sizes do not compare. Raises ValueError for a single image.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} image(s): diversity needs at least two")
+    images = resize((images.double() + 1) / 2, max(64, images.shape[-1])).clamp(0, 1)
+    window = min(11, 2 * ((images.shape[-1] - 1) // 32) + 1)  # 16 (window - 1) < side
+    rng = np.random.default_rng(seed)
+    first = rng.integers(len(images), size=num_pairs)
+    second = (first + rng.integers(1, len(images), size=num_pairs)) % len(images)
+    values = [
+        ms_ssim(images[a], images[b], data_range=1, win_size=window, size_average=False)
+        for a, b in zip(np.array_split(first, 8), np.array_split(second, 8))
+        if len(a)
+    ]
+    return float(torch.cat(values).mean())
+
+
+def _sums(kernel: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Row sums without the diagonal of k(x, x) and k(y, y), and k(x, y), from one big kernel."""
+    xx, yy, xy = kernel[x][:, x], kernel[y][:, y], kernel[x][:, y]
+    return xx.sum(1) - xx.diagonal(), yy.sum(1) - yy.diagonal(), xy
+
+
+def _value(rows_x: torch.Tensor, rows_y: torch.Tensor, xy: torch.Tensor) -> float:
+    m, n = xy.shape
+    return float(rows_x.sum() / (m * (m - 1)) + rows_y.sum() / (n * (n - 1)) - 2 * xy.mean())
+
+
+def _jackknife(x: torch.Tensor, y: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """KID, and KID without each image of ``x`` (m,) and of ``y`` (n,)."""
+    if min(len(x), len(y)) < 3 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"features {tuple(x.shape)} and {tuple(y.shape)}: KID needs at least three rows each "
+            f"and the same dimension; extract both with the same features"
+        )
+    both = torch.cat([x, y])
+    m, n = len(x), len(y)
+    index = torch.arange(m + n)
+    rows_x, rows_y, xy = _sums(polynomial_kernel(both, both), index[:m], index[m:])
+    xx, yy, cross = rows_x.sum(), rows_y.sum(), xy.sum()
+    without_x = (xx - 2 * rows_x) / ((m - 1) * (m - 2)) + yy / (n * (n - 1))
+    without_x -= 2 * (cross - xy.sum(1)) / ((m - 1) * n)
+    without_y = xx / (m * (m - 1)) + (yy - 2 * rows_y) / ((n - 1) * (n - 2))
+    without_y -= 2 * (cross - xy.sum(0)) / (m * (n - 1))
+    return _value(rows_x, rows_y, xy), without_x, without_y
+
+
+def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any]:
+    variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
+    se = variance**0.5
+    return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
+
+
+def _group_intervals(
+    statistics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+    m: int, n: int, x_patients: list[str] | None, y_patients: list[str] | None, least: int,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """``_interval`` of each of ``statistics(rows of x, rows of y)``, by leaving out groups.
+
+    None instead of an interval where that leaves fewer than ``least`` images on a side.
+    """
+    every_x, every_y = np.arange(m), np.arange(n)
+    value = statistics(every_x, every_y)
+    rows_x, rows_y = (
+        [np.flatnonzero(group != g) for g in np.unique(group)]
+        for group in (_groups(m, x_patients), _groups(n, y_patients))
+    )
+    if min(map(len, rows_x + rows_y)) < least:
+        return {name: {name: v, "se": None, "low": None, "high": None} for name, v in value.items()}
+    without_x = [statistics(rows, every_y) for rows in rows_x]
+    without_y = [statistics(every_x, rows) for rows in rows_y]
+    return {
+        name: _interval(
+            name, value[name], *(torch.tensor([v[name] for v in w]) for w in (without_x, without_y))
+        )
+        for name in value
+    }
+
+
+def _groups(count: int, patients: list[str] | None, groups: int = 20, seed: int = 0) -> np.ndarray:
+    """At most 20 groups of about equal size, (count,): by chance, but patients stay together."""
+    _, patient = np.unique(range(count) if patients is None else patients, return_inverse=True)
+    sizes = np.bincount(patient)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    filled, group = np.zeros(min(groups, len(sizes)), int), np.zeros(len(sizes), int)
+    for each in order[np.argsort(-sizes[order], kind="stable")]:  # the largest first
+        group[each] = filled.argmin()
+        filled[group[each]] += sizes[each]
+    return group[patient]

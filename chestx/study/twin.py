@@ -1,0 +1,275 @@
+"""The Gaussian twin: data whose exact denoiser is known, so that samplers are tried untrained.
+
+For x_0 ~ N(mu, S) and x_t = a x_0 + b eps with a = sqrt(abar_t), b = sqrt(1 - abar_t) the best
+prediction is linear: E[x_0 | x_t] = mu + a S (a^2 S + b^2)^-1 (x_t - a mu), and eps and v
+follow from it. In the eigenbasis of S every coordinate is on its own.
+"""
+
+import dataclasses
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+
+from chestx.config import generator_for
+from chestx.generators.pipeline import RadiographPipeline
+from chestx.generators.schedulers import (
+    SAMPLERS,
+    STOCHASTIC,
+    UNBOUNDED,
+    check_schedule,
+    steps_within,
+    swap_scheduler,
+)
+
+
+class GaussianDenoiser(torch.nn.Module):
+    """The exact prediction for Gaussian data; stands in for the UNet of ``RadiographPipeline``.
+
+    ``mean`` and ``variances`` broadcast to images (B, C, H, W). With ``vectors`` (K, C H W), rows
+    orthonormal, ``variances`` (K,) belong to these; across them the variance is 0.
+    """
+
+    def __init__(
+        self,
+        scheduler: SchedulerMixin,
+        mean: torch.Tensor,
+        variances: torch.Tensor,
+        shape: tuple[int, int],
+        vectors: torch.Tensor | None = None,
+    ):
+        super().__init__()
+        channels, size = shape
+        self.config = SimpleNamespace(sample_size=size, in_channels=channels, num_class_embeds=None)
+        self.prediction_type = scheduler.config.prediction_type
+        abar = scheduler.alphas_cumprod.double()
+        # Between two timesteps, where solvers with sigmas of their own land, the angle of
+        # (a, b) is interpolated; unlike the SNR it is finite at both ends.
+        self.register_buffer("angles", torch.atan2((1 - abar).sqrt(), abar.sqrt()).to(mean.dtype))
+        self.register_buffer("mean", mean)
+        self.register_buffer("variances", variances)
+        self.register_buffer("vectors", vectors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def forward(
+        self, noisy_images: torch.Tensor, timestep: torch.Tensor, class_labels: None = None
+    ) -> UNet2DOutput:
+        t = float(timestep)
+        below = min(max(int(t), 0), len(self.angles) - 1)
+        above = min(below + 1, len(self.angles) - 1)
+        angle = self.angles[below] + (t - below) * (self.angles[above] - self.angles[below])
+        a, b = angle.cos(), angle.sin()
+        gain = a * self.variances / (a**2 * self.variances + b**2)
+        deviation = noisy_images - a * self.mean  # (B, C, H, W)
+        if self.vectors is None:
+            images = self.mean + gain * deviation
+        else:
+            coordinates = deviation.flatten(1) @ self.vectors.T  # (B, K)
+            images = self.mean + (gain * coordinates @ self.vectors).view_as(deviation)
+        noise = (noisy_images - a * images) / b
+        v = a * noise - b * images
+        return UNet2DOutput(
+            {"epsilon": noise, "v_prediction": v, "sample": images}[self.prediction_type]
+        )
+
+
+def recovered(
+    trained: SchedulerMixin,
+    sampler: str,
+    num_inference_steps: int,
+    means: torch.Tensor,
+    deviations: torch.Tensor,
+    side: int = 64,
+    seed: int = 0,
+    **changes: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and standard deviations that a sampler makes of independent N(mean, deviation^2).
+
+    ``trained`` is the noise schedule; both results have the shape (K,) of the arguments. Each
+    coordinate is drawn ``side``^2 times by the very pipeline that samples images. What is linear
+    in x_T is taken out by regression, so that an ODE solver's numbers are exact but for rounding
+    and a stochastic one's deviation has a relative error of about 1 / (side sqrt(2)).
+    """
+    shape = (len(means), side)
+    mean, sd = (values.double()[:, None, None] for values in (means, deviations))
+    pipeline = RadiographPipeline(
+        GaussianDenoiser(trained, mean, sd**2, shape), swap_scheduler(trained, sampler, **changes)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    ends: dict[bool, torch.Tensor] = {}
+
+    def keep(index: int, timestep: int, images: torch.Tensor) -> None:
+        ends[index < 0] = images  # the last one is not clipped to [-1, 1] yet
+
+    pipeline(
+        1,
+        num_inference_steps=num_inference_steps,
+        generator=generator_for(seed),
+        on_step=keep,
+        check=False,
+    )
+    noise, final = (ends[first][0].flatten(1).double() for first in (True, False))  # (K, side^2)
+    centred = noise - noise.mean(1, keepdim=True)
+    slope = (centred * final).mean(1) / centred.square().mean(1)
+    rest = final - slope[:, None] * noise
+    scale = float(pipeline.scheduler.init_noise_sigma)
+    return rest.mean(1), ((slope * scale).square() + rest.var(1)).sqrt()
+
+
+@dataclasses.dataclass
+class GaussianTwin:
+    """The normal distribution with mean and covariance of a set of images.
+
+    ``mean`` (C, H, W); ``vectors`` (K, C H W) the principal directions, ``variances`` (K,). Fewer
+    images than pixels span fewer directions than there are; across them the twin has no variance,
+    and no floor is put under it, which would be grain that no radiograph has.
+    """
+
+    mean: torch.Tensor
+    vectors: torch.Tensor
+    variances: torch.Tensor
+
+    @classmethod
+    def of(cls, images: torch.Tensor) -> "GaussianTwin":
+        """The twin of images (N, C, H, W) in [-1, 1]; ValueError unless two of them differ."""
+        if len(images) < 2 or torch.equal(images.amin(0), images.amax(0)):
+            raise ValueError(
+                f"the {len(images)} images given do not vary, so they have no covariance; give at "
+                f"least two different ones"
+            )
+        rows = images.double().flatten(1)
+        mean = rows.mean(0)
+        _, singular, vectors = torch.linalg.svd(rows - mean, full_matrices=False)
+        variances = singular**2 / (len(rows) - 1)
+        kept = variances > 1e-9 * variances[0]  # centring takes one direction away
+        return cls(mean.view(images.shape[1:]), vectors[kept], variances[kept])
+
+    def sample(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Images (B, C, H, W), float32 in [-1, 1], one per generator."""
+        z = torch.stack([torch.randn(len(self.variances), generator=g) for g in generators])
+        rows = (z.double() * self.variances.sqrt()) @ self.vectors
+        return (self.mean + rows.view(-1, *self.mean.shape)).clamp(-1, 1).float()
+
+    def denoiser(self, scheduler: SchedulerMixin) -> GaussianDenoiser:
+        """The exact denoiser under ``scheduler``, float32, for ``RadiographPipeline``."""
+        shape = (self.mean.shape[0], self.mean.shape[-1])
+        return GaussianDenoiser(scheduler, self.mean, self.variances, shape, self.vectors).float()
+
+    def rendered(
+        self, trained: SchedulerMixin, sampler: str, num_inference_steps: int, side: int = 64
+    ) -> "GaussianTwin":
+        """The twin as a sampler with the exact denoiser renders it: again Gaussian.
+
+        Mean and deviation that come out depend on a direction's deviation alone, so they are
+        measured at 33 deviations and interpolated. Clipping and thresholding are off:
+        coordinates in the eigenbasis are no greys.
+        """
+        deviations = self.variances.sqrt()
+        low, high = deviations.min().log(), deviations.max().log()
+        grid = torch.linspace(float(low), float(high), 33, dtype=torch.double)
+        far = 100 * grid.exp()  # far from 0, so that what is left of a mean is exact too
+        means, spread = recovered(
+            trained, sampler, num_inference_steps, far, grid.exp(), side, **UNBOUNDED
+        )
+        width = (high - low).clamp(min=1e-9)  # 0 if all are alike, as the one of two images
+        place = ((deviations.log() - low) / width * 32).clamp(0, 32 - 1e-9)
+        left = place.long()
+        mean_kept, kept = (
+            values[left] + (place - left) * (values[left + 1] - values[left])
+            for values in (means / far, spread / grid.exp())
+        )
+        flat = self.mean.flatten()
+        lost = (self.vectors @ flat * (mean_kept - 1)) @ self.vectors
+        return GaussianTwin(
+            (flat + lost).view_as(self.mean), self.vectors, self.variances * kept**2
+        )
+
+    def distance(self, other: "GaussianTwin") -> float:
+        """Fréchet (2-Wasserstein) distance of two twins with the same directions, in greys.
+
+        sqrt of the mean over pixels of (difference of means)^2 + (difference of deviations)^2.
+        """
+        means = (self.mean - other.mean).square().sum()
+        spread = (self.variances.sqrt() - other.variances.sqrt()).square().sum()
+        return float(((means + spread) / self.mean.numel()).sqrt())
+
+    def brightness(self) -> tuple[float, float]:
+        """Mean and standard deviation of an image's mean grey."""
+        weights = self.vectors.mean(1)  # of each direction in the mean over pixels
+        return float(self.mean.mean()), float((weights**2 * self.variances).sum().sqrt())
+
+    def pixel_deviation(self) -> float:
+        """Root of the variance around the mean image, averaged over pixels."""
+        return float((self.variances.sum() / self.mean.numel()).sqrt())
+
+
+def survey(
+    twin: GaussianTwin, trained: SchedulerMixin, budgets: tuple[int, ...], side: int = 64
+) -> list[dict[str, Any]]:
+    """Every sampler with as many steps as each budget of network evaluations allows.
+
+    One row per sampler and budget: ``steps``, what ``check_schedule`` says (``problems``) and, as
+    far as the sampler can do it, ``distance`` to the twin and the shares of the spread of
+    ``brightness`` and of ``pixels`` that it keeps.
+    """
+    rows = []
+    for sampler in SAMPLERS:
+        for budget in budgets:
+            row = {"sampler": sampler, "budget": budget, "steps": steps_within(sampler, budget)}
+            try:
+                swapped = swap_scheduler(trained, sampler)
+                row["problems"] = check_schedule(swapped, row["steps"])
+                out = twin.rendered(trained, sampler, row["steps"], side)
+            except ValueError as error:
+                rows.append(row | {"problems": [str(error)]})
+                continue
+            row["distance"] = twin.distance(out)
+            row["brightness"] = out.brightness()[1] / twin.brightness()[1]
+            row["pixels"] = out.pixel_deviation() / twin.pixel_deviation()
+            rows.append(row)
+    return rows
+
+
+def good_from(rows: list[dict[str, Any]], tolerance: float = 0.05) -> dict[str, int | None]:
+    """Per sampler of ``survey`` the fewest steps from which on it keeps both spreads.
+
+    Brightness and pixels within ``tolerance`` there and at every larger budget; None if never.
+    """
+
+    def off(row: dict[str, Any]) -> float:
+        return max(abs(row.get(key, math.inf) - 1) for key in ("brightness", "pixels"))
+
+    falling = sorted(rows, key=lambda row: -row["budget"])
+    found: dict[str, int | None] = {}
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        own = [row for row in falling if row["sampler"] == name]
+        good = list(itertools.takewhile(lambda row: off(row) <= tolerance, own))
+        found[name] = good[-1]["steps"] if good else None
+    return found
+
+
+def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
+    """The ``count`` samplers that come closest to the twin, by the mean log distance of ``survey``.
+
+    The best stochastic one is always among them: the exact denoiser errs nowhere, whereas with
+    a learned one fresh noise mends the errors of earlier steps.
+    """
+    logs: dict[str, list[float]] = {}
+    for row in rows:
+        logs.setdefault(row["sampler"], []).append(math.log(row.get("distance", math.inf)))
+    ranked = sorted((s for s in logs if max(logs[s]) < math.inf), key=lambda s: sum(logs[s]))
+    chosen = ranked[:count]
+    if not set(chosen) & set(STOCHASTIC):
+        chosen = chosen[: count - 1] + [s for s in ranked if s in STOCHASTIC][:1]
+    return chosen

@@ -1,0 +1,6 @@
+"""Training: the settings, the one loop, its checkpoints, and what guards it."""
+
+from chestx.training.loop import train
+from chestx.training.options import TrainingConfig
+
+__all__ = ["TrainingConfig", "train"]

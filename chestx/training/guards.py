@@ -1,0 +1,92 @@
+"""What may go wrong while training: signals, full memory, numbers that are not finite."""
+
+import contextlib
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+FULL_MEMORY = re.compile("out of memory|not enough memory|an't allocate memory|ALLOC_FAILED")
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into a list, so that the step they fall into is finished and saved.
+
+    A second one, at least a second later (launchers send one twice), does what it did before.
+    """
+    noted, before, first = [], {}, math.inf
+
+    def note(signal_number: int, frame: Any) -> None:
+        nonlocal first
+        if time.monotonic() > first + 1:
+            signal.signal(signal_number, before[signal_number])
+            signal.raise_signal(signal_number)
+        first = min(first, time.monotonic())
+        noted.append(signal_number)
+
+    if threading.current_thread() is threading.main_thread():  # Python allows it there alone
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def memory_named(batch_size: int) -> Iterator[None]:
+    """Memory that is full, on a GPU or a CPU, becomes a MemoryError with the batch size to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not FULL_MEMORY.search(str(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        advice = f"batch_size={batch_size // 2}" if batch_size > 1 else "smaller images"
+        raise MemoryError(
+            f"batch_size={batch_size} does not fit into the memory ({reason}); try {advice} in "
+            f"another --output-dir, or free memory and go on with --resume"
+        ) from error
+
+
+def any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether ``flag`` is true in any process; all of them must ask at the same time."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
+
+
+def summed(totals: dict[str, torch.Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """The sums over all processes, read from the device."""
+    if not totals:
+        return {}
+    values = accelerator.reduce(torch.stack(list(totals.values())), "sum")
+    return dict(zip(totals, values.tolist()))
+
+
+def check_finite(
+    unsound: torch.Tensor, accelerator: Accelerator, description: str, config: Any
+) -> None:
+    """Raise FloatingPointError if a step had a loss or a gradient that is NaN or infinite.
+
+    ``unsound`` (2,): the first such step of either kind in this process, infinity if there was
+    none. Whichever process had it, all of them raise.
+    """
+    first = accelerator.gather(unsound).view(-1, 2).amin(0).tolist()
+    if (step := min(first)) < math.inf:
+        raise not_finite("loss" if first[0] == step else "gradient", int(step), description, config)
+
+
+def not_finite(what: str, step: int, description: str, config: Any) -> FloatingPointError:
+    """The error to raise for a number that is NaN or infinite; the last checkpoint is sound."""
+    return FloatingPointError(
+        f"{description}: the {what} is not finite at step {step}; try a smaller learning_rate than "
+        f"{config.learning_rate} in another --output-dir"
+    )

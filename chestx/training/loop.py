@@ -1,0 +1,280 @@
+"""The one ``train()`` for all four models.
+
+They differ only in ``loss_fn(model, batch) -> (loss, {"name": tensor})``. The number of optimizer
+steps is the only clock: epoch and place in it follow by ``divmod``, and everything random in a step
+depends on (seed, process, step) alone, so an interrupted run goes on exactly as it would have.
+
+With several processes (torchrun, ``accelerate launch``) every batch is split among them. Gradients
+and metrics are means over its images, however many each process has: the same as of one process.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from tqdm.auto import tqdm
+
+from chestx import files
+from chestx.config import Interrupted, generator_for, processes, seed_sequence
+from chestx.radiographs.tensors import RadiographTensors
+from chestx.training import checkpoint, guards
+from chestx.training.options import TrainingConfig
+
+Batch = dict[str, torch.Tensor]
+LossFn = Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, Batch]]
+TRAINING, VALIDATION, SHUFFLE = range(3)  # streams of random numbers
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; all of it is in every checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of this epoch's images
+    images: int = 0  # seen in this epoch
+    best: float = math.inf  # validation loss
+    worse: int = 0  # epochs since then
+    seconds: float = 0.0  # over all interruptions
+    finished: bool = False
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of ``length`` indices that depends on (seed, epoch) alone."""
+    return torch.randperm(length, generator=generator_for(seed, SHUFFLE, epoch)).tolist()
+
+
+def own_share(indices: Sequence[int], rank: int, count: int) -> tuple[list[int], float]:
+    """A batch's images that fall to process ``rank`` of ``count``, and their weight in its mean.
+
+    Where there are fewer images than processes, some run one with weight 0: none may miss a step.
+    (accelerate's loaders would fill up the last batch with images that then count twice.)
+    """
+    own = list(indices[rank::count])
+    return own or [indices[0]], len(own) / len(indices)
+
+
+def load_batch(data: RadiographTensors, indices: Sequence[int], device: torch.device) -> Batch:
+    """These images and their labels, on ``device``."""
+    return {name: tensor.to(device) for name, tensor in data[list(indices)].items()}
+
+
+@torch.no_grad()
+def validate(
+    model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, batch_size: int, seed: int
+) -> dict[str, float]:
+    """Mean of the training objective over ``data`` with draws that are the same every time.
+
+    Whole batches are dealt to the processes, and the draws depend on the batch: every number of
+    processes gives the same mean.
+    """
+    model.eval()
+    state, rows = processes(), []
+    for index, start in enumerate(range(0, len(data), batch_size)):
+        if index % state.num_processes == state.process_index:
+            indices = range(start, min(start + batch_size, len(data)))
+            torch.manual_seed(seed_sequence(seed, VALIDATION, 0, index))
+            loss, logs = loss_fn(model, load_batch(data, indices, state.device))
+            values = {name: value.item() for name, value in {"loss": loss, **logs}.items()}
+            rows.append((index, len(indices), values))
+    model.train()
+    rows = sorted(gather_object(rows))  # by index: the same order of summation everywhere
+    return {
+        name: sum(values[name] * size for _, size, values in rows) / len(data)
+        for name in rows[0][2]
+    }
+
+
+def train(
+    model: torch.nn.Module,
+    loss_fn: LossFn,
+    train_data: RadiographTensors,
+    config: TrainingConfig,
+    output_dir: Path,
+    *,
+    validation_data: RadiographTensors | None = None,
+    on_sample: Callable[[torch.nn.Module, int], None] | None = None,
+    resume: bool = False,
+    identity: str = "",
+    description: str = "train",
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place and return its history, one dict per epoch.
+
+    Writes ``output_dir/history.json`` and ``output_dir/checkpoints``. The model ends on the CPU or
+    device it was trained on, in eval mode and full precision, with its averaged weights
+    (``ema_decay``) and, with ``patience``, those of the best validation loss. ``on_sample(model,
+    epoch)`` is called on the main process after each of ``config.sample_epochs`` with the averaged
+    weights. ``identity`` stands for what ``config`` does not know (model, loss, data): with
+    ``resume`` a checkpoint of another identity is no more continued than one of another
+    configuration.
+
+    Raises ValueError for settings that cannot work, FloatingPointError, naming the step, when the
+    loss or its gradient is NaN or infinite, MemoryError with the batch size to try, OSError if
+    another process writes to ``output_dir`` or a checkpoint cannot be written, and, once the step
+    is finished and saved, Interrupted for SIGINT or SIGTERM.
+    """
+    config.check(train_data, validation_data)
+    files.hold(output_dir)
+    folder = Path(output_dir) / "checkpoints"
+    count = sum(parameter.numel() for parameter in model.parameters())
+    identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
+
+    with guards.noted_signals() as signals, guards.memory_named(config.batch_size):
+        # The objects, in the order in which diffusers' own scripts make them.
+        AcceleratorState._reset_state()  # one process may train with bf16 first, then without
+        processes()  # joined before the Accelerator is made, which would not do so on CPUs
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        main, device = accelerator.is_main_process, accelerator.device
+        rank, world = accelerator.process_index, accelerator.num_processes
+        raw_model = model.to(memory_format=torch.channels_last).train()
+        steps_per_epoch = math.ceil(len(train_data) / config.batch_size)
+        num_steps = config.max_steps or config.num_epochs * steps_per_epoch
+        optimizer = torch.optim.AdamW(
+            raw_model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        lr_scheduler = get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=min(config.lr_warmup_steps, num_steps // 10),
+            num_training_steps=num_steps,
+        )
+        model, optimizer = accelerator.prepare(raw_model, optimizer)
+        parameters = list(raw_model.parameters())
+        ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+        if ema:
+            ema.to(device)
+        parts = {"model": raw_model, "optimizer": optimizer, "lr": lr_scheduler}
+        parts |= {"ema": ema} if ema else {}
+        parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
+
+        # Where an earlier run stopped, or nothing.
+        progress, best = Progress(), {}
+        path = checkpoint.to_resume(folder, config, identity) if resume else None
+        accelerator.wait_for_everyone()  # nobody still looks at what the main process may delete
+        if path:
+            state, saved_progress = checkpoint.load_checkpoint(path)
+            progress, best = Progress(**saved_progress), state["best"]
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            accelerator.print(f"{description}: resumed at step {progress.step} from {path}")
+        elif main:
+            checkpoint.start_afresh(output_dir)
+
+        started, saved = time.monotonic() - progress.seconds, time.monotonic()
+        epoch_started, epoch_images = time.monotonic(), progress.images
+        totals = {k: torch.tensor(v if main else 0.0) for k, v in progress.totals.items()}
+        totals = {name: value.to(device) for name, value in totals.items()}
+        unsound = torch.full((2,), math.inf, device=device)  # first step of a bad loss, gradient
+        order = epoch_order(len(train_data), config.seed, progress.step // steps_per_epoch)
+        todo = range(num_steps if progress.finished else progress.step, num_steps)
+        bar = tqdm(todo, description, num_steps, initial=todo.start, disable=not main or None)
+        for step in bar:
+            epoch, k = divmod(step, steps_per_epoch)
+            if k == 0:
+                order = epoch_order(len(train_data), config.seed, epoch)
+                epoch_started, epoch_images = time.monotonic(), 0
+
+            # One optimizer step. The device is not waited for: nothing of it is read here.
+            indices = order[k * config.batch_size : (k + 1) * config.batch_size]
+            own, weight = own_share(indices, rank, world)
+            torch.manual_seed(seed_sequence(config.seed, TRAINING, rank, step))
+            loss, logs = loss_fn(model, load_batch(train_data, own, device))
+            accelerator.backward(loss * weight * world)  # DDP takes the mean over processes
+            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            optimizer.step()
+            lr_scheduler.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.step(parameters)
+
+            for name, value in {"loss": loss, **logs}.items():
+                share = value.detach().float() * (weight * len(indices))
+                totals[name] = totals[name] + share if name in totals else share
+            if accelerator.scaler is not None:  # fp16 skips steps whose gradient is not finite
+                norm = torch.zeros_like(loss)
+            sound = torch.stack([loss.detach(), norm]).isfinite()
+            unsound = torch.where(sound, unsound, unsound.clamp(max=step))
+            progress.images += len(indices)
+
+            # Now and then, and where something is written: are the numbers sound?
+            epoch_ends = (step + 1) % steps_per_epoch == 0 or step + 1 == num_steps
+            due = bool(signals) or time.monotonic() - saved > config.save_every_seconds
+            due = guards.any_process(due, accelerator)
+            if due or epoch_ends or step % 20 == 0:
+                guards.check_finite(unsound, accelerator, description, config)
+                bar.set_postfix(epoch=epoch + 1, loss=loss.item(), refresh=False)
+            progress.step, progress.seconds = step + 1, time.monotonic() - started
+
+            # The epoch is over: evaluate, keep the best, sample, log.
+            if epoch_ends:
+                means = guards.summed(totals, accelerator)
+                row = {"epoch": epoch + 1, "step": step + 1, "lr": lr_scheduler.get_last_lr()[0]}
+                row["train"] = {name: value / progress.images for name, value in means.items()}
+                rate = (progress.images - epoch_images) / (time.monotonic() - epoch_started)
+                row["images_per_second"] = round(rate, 1)
+                totals, progress.images = {}, 0
+                if ema:
+                    ema.store(parameters)
+                    ema.copy_to(parameters)
+                if validation_data is not None:
+                    row["validation"] = validate(
+                        raw_model, loss_fn, validation_data, config.batch_size, config.seed
+                    )
+                    judged = row["validation"]["loss"]
+                    if not math.isfinite(judged):
+                        raise guards.not_finite("validation loss", step + 1, description, config)
+                    better = judged < progress.best
+                    progress.worse = 0 if better else progress.worse + 1
+                    progress.best = min(progress.best, judged)
+                    if better and config.patience:
+                        best = {k: v.detach().clone() for k, v in raw_model.state_dict().items()}
+                if main and on_sample and epoch + 1 in config.sample_epochs:
+                    raw_model.eval()
+                    on_sample(raw_model, epoch + 1)
+                    raw_model.train()
+                if ema:
+                    ema.restore(parameters)
+                progress.history.append(row)
+                progress.seconds = time.monotonic() - started
+                stopped_early = 0 < config.patience <= progress.worse
+                progress.finished = stopped_early or step + 1 == num_steps
+                if main:
+                    files.write_json(Path(output_dir) / "history.json", progress.history)
+
+            if due or progress.finished:
+                progress.totals = guards.summed(totals, accelerator)
+                if main:
+                    state = {name: part.state_dict() for name, part in parts.items()}
+                    checkpoint.save_checkpoint(
+                        folder, state | {"best": best}, progress, config, identity
+                    )
+                saved = time.monotonic()
+                if guards.any_process(bool(signals), accelerator) and not progress.finished:
+                    accelerator.wait_for_everyone()
+                    where = f": {description} is saved at step {step + 1} in {folder}"
+                    raise Interrupted(signals[0] if signals else signal.SIGTERM, where)
+            if progress.finished:
+                break
+
+        # What is judged is what is saved: no autocast in the forward, the usual memory format.
+        if ema:
+            ema.copy_to(parameters)
+        if best:
+            raw_model.load_state_dict(best)
+        raw_model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        raw_model.to(memory_format=torch.contiguous_format).eval()
+        accelerator.wait_for_everyone()  # until the main process has written everything
+    if signals:  # it came while the last checkpoint was written
+        raise Interrupted(signals[0], f": {description} is finished and saved in {output_dir}")
+    progress.history[-1]["seconds"] = round(progress.seconds, 1)
+    return progress.history

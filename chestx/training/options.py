@@ -1,0 +1,48 @@
+"""How to train: the settings that all models share, as flags of the scripts that train."""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+from chestx.config import option, processes
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How to train, the same for every model; a script's ``Config`` inherits these as flags."""
+
+    num_epochs: int = option(10, "passes over the training images")
+    max_steps: int = option(0, "stop after so many optimizer steps whatever the epoch; 0: never")
+    batch_size: int = option(32, "images per optimizer step, over all processes")
+    learning_rate: float = option(1e-3, "its peak")
+    lr_scheduler: str = option("constant", "a name that diffusers.optimization.get_scheduler knows")
+    lr_warmup_steps: int = option(0, "steps to reach the peak; at most a tenth of all")
+    weight_decay: float = option(0.0, "AdamW's; 0 makes it Adam")
+    max_grad_norm: float = option(1.0, "longer gradients are scaled down to it")
+    ema_decay: float = option(0.0, "moving average of the weights; 0 for none")
+    patience: int = option(0, "epochs without a better validation loss before stopping; 0: never")
+    sample_epochs: tuple[int, ...] = option((), "epochs after which samples are drawn")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate")
+    seed: int = option(0, "seed of weights, order and noise")
+    save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
+
+    def check(self, train_data: Any, validation_data: Any) -> None:
+        """Raise ValueError for settings or data that cannot work, with the mend."""
+        for name in ("num_epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must lie in [0, 1); 0 turns it off")
+        if self.mixed_precision == "fp16" and processes().device.type == "cpu":
+            raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
+        if len(train_data) == 0:
+            raise ValueError("train_data is empty; give it at least one image")
+        if validation_data is not None and len(validation_data) == 0:
+            raise ValueError("validation_data is empty; give it at least one image, or None")
+        if self.patience and validation_data is None:
+            raise ValueError(f"patience={self.patience} needs validation_data; or take 0")
+
+    def shared(self) -> dict[str, Any]:
+        """The fields of this class alone, which a resumed run must share, as JSON has them."""
+        names = [field.name for field in dataclasses.fields(TrainingConfig)]
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
