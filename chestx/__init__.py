@@ -1,9 +1,7 @@
 """Does synthetic data help a classifier trained on imbalanced chest X-rays?
 
-The modules in the order in which the data flows through them; each imports only from those
-above it: config, results, phantom, images, framing, sources, data, models, checkpoint, training,
-schedulers, pipeline, twin, synthesis, metrics, sampling, audit, augmentation, recipe, comparison,
-figures, evaluation, lessons, diagrams, slides, tables, report.
+The folders are the flow, from radiographs to the report; imports run one way. README.md beside this
+file says in which order to read them.
 """
 
 __version__ = "0.1.0"

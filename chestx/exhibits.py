@@ -1,6 +1,6 @@
 """What the figures of several rooms share: a frame that says which data it shows, image rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from chestx.radiographs.images import to_uint8
+from chestx.step import Table
 
 # A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
 matplotlib.rcParams["text.parse_math"] = False
@@ -51,6 +52,15 @@ def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
     if interval["sd"] is None:
         return f"{interval['mean']:.{digits}f}"
     return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
+
+
+def table_of(columns: dict[str, str], rows: Iterable[dict[str, Any]], caption: str = "") -> Table:
+    """A table with a row for each of ``rows``; ``columns`` are headings and formats of cells.
+
+    A format is ``str.format``'s: {"KID": "{kid:.3f}"} shows the entry ``kid`` of every row.
+    """
+    cells = [[shown.format(**row) for shown in columns.values()] for row in rows]
+    return Table(list(columns), cells, caption)
 
 
 def image_rows(

@@ -52,13 +52,17 @@ class SyntheticSet:
     def class_name(self) -> str:
         return self.class_names[self.label]
 
+    def path(self, record: dict[str, Any]) -> Path:
+        """Where a record's image lies."""
+        return self.folder / "train" / record["file_name"]
+
     def listed(self) -> list[dict[str, Any]]:
         """The records of the manifest; a last line that is cut off does not count."""
         if not self.manifest.exists():
             return []
         lines = self.manifest.read_bytes().splitlines(keepends=True)
         try:
-            return [json.loads(line) for line in lines if line[-1:] == b"\n"]
+            return [json.loads(line) for line in lines if line.endswith(b"\n")]
         except ValueError as error:  # no JSON, or no UTF-8
             raise ValueError(
                 f"{self.manifest} is damaged ({error}); delete {self.folder} and run 06 again"
@@ -66,10 +70,10 @@ class SyntheticSet:
 
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
-        """Those up to the first whose file is missing or altered."""
+        """Those of the manifest up to the first whose file is missing or altered."""
 
         def sound(record: dict[str, Any]) -> bool:
-            path = self.folder / "train" / record["file_name"]
+            path = self.path(record)
             return path.exists() and files.file_hash(path) == record["sha256"]
 
         return list(itertools.takewhile(sound, self.listed()))
@@ -108,6 +112,7 @@ class SyntheticSet:
                 f"{generator.name} was trained on {generator.classes}, but {self.class_name} of "
                 f"{self.class_names} is missing here; train it on this very training split"
             )
+        files.hold(self.folder)
         differ = self.differences(generator, seed)
         if differ and not overwrite:
             raise ValueError(
@@ -116,28 +121,29 @@ class SyntheticSet:
             )
         kept = [] if differ else self.records
         state = processes()
-        files.hold(self.folder)
         state.wait_for_everyone()  # nobody still reads what the main process changes now
         if state.is_main_process:
-            if differ:
-                shutil.rmtree(self.folder)
-            (self.folder / "train" / self.class_name).mkdir(parents=True, exist_ok=True)
-            whole_lines = "".join(json.dumps(record) + "\n" for record in kept)
-            files.write_bytes(self.manifest, whole_lines.encode())  # none that is cut off
+            self._start(kept, afresh=bool(differ))
         self._append(generator, range(len(kept), num_images), seed, batch_size)
         state.wait_for_everyone()
-        self.__dict__.pop("records", None)
+        self.records = self.listed()  # kept ones were hashed just now, new ones when written
         return max(0, num_images - len(kept))
+
+    def _start(self, kept: list[dict[str, Any]], *, afresh: bool) -> None:
+        """Bring the folder to where the next image can be added: no more lines than ``kept``."""
+        if afresh:
+            shutil.rmtree(self.folder)
+        (self.folder / "train" / self.class_name).mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        files.write_bytes(self.manifest, lines.encode())
 
     def _append(self, generator: Generator, missing: range, seed: int, batch_size: int) -> None:
         """Make and write the images of these indices, a batch for each process at a time."""
         versions = ", ".join(f"{name} {value}" for name, value in files.versions().items())
         common, state = self._common(generator, seed) | {"versions": versions}, processes()
         batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-        bar = tqdm(
-            total=missing.stop, initial=missing.start, desc=generator.name,
-            disable=not state.is_main_process or None,
-        )  # fmt: skip
+        off = not state.is_main_process or None  # None: a bar on terminals only
+        bar = tqdm(total=missing.stop, initial=missing.start, desc=generator.name, disable=off)
         for first in range(0, len(batches), state.num_processes):
             turn = batches[first : first + state.num_processes]
             made = [
@@ -157,10 +163,9 @@ class SyntheticSet:
     def _write_batch(self, indices: range, batch: torch.Tensor, common: dict[str, Any]) -> None:
         with self.manifest.open("a", encoding="utf-8") as manifest:
             for index, picture in zip(indices, batch):
-                name = f"{self.class_name}/synthetic_{index:06d}.png"
-                path = self.folder / "train" / name
-                Image.fromarray(picture[0].numpy()).save(path)
-                record = {"file_name": name, "index": index, "sha256": files.file_hash(path)}
+                record = {"file_name": f"{self.class_name}/synthetic_{index:06d}.png"}
+                Image.fromarray(picture[0].numpy()).save(self.path(record))
+                record |= {"index": index, "sha256": files.file_hash(self.path(record))}
                 manifest.write(json.dumps(record | common) + "\n")
 
     def check_weights(self, checkpoint: str) -> None:
@@ -176,26 +181,27 @@ class SyntheticSet:
 
         Raises ValueError if there are fewer, or if a file is missing, altered or of another size.
         """
-        listed = self.listed()
+        listed, sound = self.listed(), self.records[:num_images]
         if len(listed) < num_images:
             raise ValueError(
                 f"{self.folder} holds {len(listed)} images, but {num_images} are needed; run "
                 f"`python examples/06_generate_synthetic.py` with the same flags to add the others"
             )
-        if len(self.records) < num_images:
-            path = self.folder / "train" / listed[len(self.records)]["file_name"]
+        if len(sound) < num_images:
+            path = self.path(listed[len(sound)])
             raise ValueError(f"{path} is missing or altered; run 06 again, which makes it anew")
         decoded = []
-        for record in self.records[:num_images]:
-            path = self.folder / "train" / record["file_name"]
-            with Image.open(path) as picture:
+        for record in sound:
+            with Image.open(self.path(record)) as picture:
                 if picture.size != (image_size, image_size):  # resizing one class would be a cue
                     raise ValueError(
-                        f"{path} is {picture.width} px wide, but image_size={image_size}; give "
-                        f"--image-size {picture.width}, or delete {self.folder} and run 06 again"
+                        f"{picture.filename} is {picture.width} px wide, but image_size="
+                        f"{image_size}; give --image-size {picture.width}, or delete "
+                        f"{self.folder} and run 06 again"
                     )
                 decoded.append(images.decode(picture, image_size))
-        return RadiographTensors(torch.stack(decoded), torch.full((num_images,), self.label))
+        labels = [self.class_names.index(record["label"]) for record in sound]
+        return RadiographTensors(torch.stack(decoded), torch.tensor(labels))
 
     def identity(self, num_images: int) -> dict[str, Any]:
         """What tells the first ``num_images`` from any other images."""

@@ -16,9 +16,14 @@ from chestx.generators.cvae import ConditionalVAE, cvae_loss
 from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
-from chestx.report import diagrams, figures, training
+from chestx.report import diagrams, training
 from chestx.step import Picture, Result, Step, run
 from chestx.training import TrainingConfig, train
+
+LOSS = (
+    "Reconstruction + KL, summed over pixels and latents. ln p is a density of continuous greys "
+    "and may exceed 0, so the loss may fall below 0. The first tenth may lie above the frame."
+)
 
 
 @dataclasses.dataclass
@@ -50,7 +55,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 3. Train, and look at the same eight z after epochs 1, 30 and 78, as the slides do.
     history = train(
         model, cvae_loss, train_data, config, out.folder, validation_data=held_out,
-        on_sample=lambda model, epoch: figures.save_samples(model, smaller, out.folder, epoch),
+        on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
         resume=config.resume, identity=out.identity, description="cvae",
     )  # fmt: skip
     save_generator(out.folder, model, data["train"])
@@ -58,20 +63,15 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
 
     # 4. What the slides show: samples while training, the loss, the label's say, the network.
-    return out.save(
-        {
-            "02_cvae_epochs": training.samples(out, "cvae", config.sample_epochs),
-            "02_cvae_loss": training.loss(out, "cvae", history, "Negative ELBO, nats per image"),
-            "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
-            "02_cvae_architecture": Picture(
-                diagrams.cvae_diagram(model, out.about, "Conditional VAE"),
-                "Output shapes without the batch; parameters of every block.",
-            ),
-            **training.summary(out, "cvae", model, history, len(train_data)),
-        },
-        seconds=history[-1]["seconds"],
-        history=history,
-    )
+    blocks = diagrams.cvae_diagram(model, out.about, "Conditional VAE")
+    exhibits = {
+        "02_cvae_epochs": training.samples(out, "cvae", config.sample_epochs),
+        "02_cvae_loss": training.loss(out, "cvae", history, "Negative ELBO, nats per image", LOSS),
+        "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
+        "02_cvae_architecture": Picture(blocks, "Output shapes; parameters per block."),
+        **training.summary(out, "cvae", model, history, len(train_data)),
+    }
+    return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,27 @@ with `--preset laptop`, and chests as blurred as those of 02 or a little less.
 """
 
 import dataclasses
-from pathlib import Path
 
 import torch
 
-from chestx import data, diagrams, figures, images, lessons, results
-from chestx.config import CommonConfig, generator_for, option, run
+from chestx.config import CommonConfig, option
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
-from chestx.synthesis import save_generator
+from chestx.generators.trained import save_generator
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import to_tensors
+from chestx.report import diagrams, training
+from chestx.step import Picture, Result, Step, run
 from chestx.training import TrainingConfig, train
+
+LOSS = (
+    "Reconstruction and KL are nats per image; the SSIM term is a penalty without unit, so the sum "
+    "is no bound on ln p."
+)
 
 
 @dataclasses.dataclass
-class Config(CommonConfig):
+class Config(CommonConfig, TrainingConfig):
+    folder = "enhanced_cvae"
     latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
     channels: tuple[int, ...] = option(
         (16, 32, 64), "widths; each halves the side",
@@ -31,102 +39,51 @@ class Config(CommonConfig):
     ssim_weight: float = option(0.25, "lambda per pixel; our choice, the deck leaves it open")
     patience: int = option(3, "epochs without a better validation loss before stopping")
     num_epochs: int = option(80, "passes over the train images at most")
-    batch_size: int = option(32, "images per optimizer step")
-    learning_rate: float = option(5e-4, "peak, then cosine decay")
-    ema_decay: float = option(0.99, "moving average of the weights: early stopping needs a curve "
-                              "without noise")  # fmt: skip
+    learning_rate: float = option(5e-4, "its peak")
+    lr_scheduler: str = option("cosine", "the learning rate's course")
+    lr_warmup_steps: int = option(100, "steps to the peak of the learning rate")
+    ema_decay: float = option(0.99, "average of the weights: stopping needs a curve without noise")
+    sample_epochs: tuple[int, ...] = option((1, 30, 78), "epochs to sample after, as on the slide")
 
 
-def main(config: Config) -> dict:
-    folder = Path(config.output_dir) / "enhanced_cvae"
-
-    # 1. Both classes of the train split.
-    radiographs = data.load(config)
-    description = radiographs.describe()
-    if config.resume and (done := results.finished(folder, config, description, {})):
-        return done
-    train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
-
-    smaller, _ = data.missing_images(radiographs["train"]["label"])
+def main(config: Config, data: Radiographs, out: Step) -> Result:
+    # 1. Both classes of the train split, as in 02.
+    train_data = to_tensors(data["train"], config.image_size)
+    held_out = to_tensors(data["validation"], config.image_size)
+    smaller, _ = missing_images(data["train"]["label"])
 
     # 2. The model and its loss.
     torch.manual_seed(config.seed)
     model = EnhancedConditionalVAE(
-        config.image_size, config.latent_dim, len(radiographs.class_names), config.channels
+        config.image_size, config.latent_dim, len(data.class_names), config.channels
     )
-    loss_fn = EnhancedCVAELoss(config.beta, config.ssim_weight)
+    loss_fn, name = EnhancedCVAELoss(config.beta, config.ssim_weight), "enhanced_cvae"
 
-    # What SSIM sees, on one image at 64 px whatever the training size.
-    index = list(radiographs["train"]["label"]).index(smaller)
-    example = images.decode(radiographs["train"][index]["image"], 64, config.resize)
-    shown = [
-        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
-        for name, (picture, error, similarity) in lessons.distortions(
-            images.to_float(example)
-        ).items()
-    ]
-
-    # 3. Train with early stopping; samples after epochs 1, 30 and 78, if it gets there.
-
-    def save_samples(model: EnhancedConditionalVAE, epoch: int) -> None:
-        generators = [generator_for(config.seed, 0, index) for index in range(8)]
-        figures.save_samples(model.sample(torch.full((8,), smaller), generators), folder, epoch)
-
-    training = TrainingConfig(
-        num_epochs=config.num_epochs, batch_size=config.batch_size,
-        learning_rate=config.learning_rate, lr_scheduler="cosine", lr_warmup_steps=100,
-        patience=config.patience, ema_decay=config.ema_decay, seed=config.seed,
-        sample_epochs=(1, 30, 78), mixed_precision=config.mixed_precision,
-        save_every_seconds=config.save_every_seconds,
-    )  # fmt: skip
+    # 3. Train until the validation loss stops falling; the best epoch is kept.
     history = train(
-        model, loss_fn, train_data, training, folder, validation_data=held_out,
-        on_sample=save_samples, resume=config.resume,
-        identity=results.identity(config, description, {}), description="enhanced_cvae",
+        model, loss_fn, train_data, config, out.folder, validation_data=held_out,
+        on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
+        resume=config.resume, identity=out.identity, description=name,
     )  # fmt: skip
-    best = min(history, key=lambda row: row["validation"]["loss"])
-    kept = best if config.patience else history[-1]
-    save_samples(model, kept["epoch"])
+    save_generator(out.folder, model, data["train"])
+    kept = training.kept_epoch(out, history)
+    training.save_samples(out, model.sample, smaller, kept["epoch"])
+    print(f"{name}: kept epoch {kept['epoch']} of {len(history)}, validation {kept['validation']}")
 
-    # 4. Save the model, the numbers and the pictures.
-    save_generator(folder, model, radiographs["train"])
-    stopped = config.patience and len(history) < config.num_epochs
-    end = "stopped after" if stopped else "ran all"
-    marks = {"kept epoch": kept["epoch"]} | ({end: len(history)} if stopped else {})
-    grids = figures.sample_epochs(
-        folder, (*training.sample_epochs, kept["epoch"]), description,
-        f"Enhanced CVAE: {end} {len(history)} epochs, kept epoch {kept['epoch']}",
-    )  # fmt: skip
-    curves = figures.loss_curves(
-        {"enhanced_cvae": history}, description, "reconstruction + beta KL + lambda (1 - SSIM)",
-        marks=marks if config.patience else None,
-    )  # fmt: skip
-    distorted = figures.titled_images({"": shown}, description, "One error, four distortions")
-    blocks = diagrams.cvae_diagram(model, description, "Enhanced conditional VAE")
-    residual = diagrams.residual_diagram(model, description)
-    pictures = [
-        figures.save_figure(grids, config.output_dir, "03_enhanced_cvae_epochs",
-                            f"{radiographs.class_names[smaller]} samples from the same eight z."),
-        figures.save_figure(curves, config.output_dir, "03_enhanced_cvae_loss",
-                            "Reconstruction and KL are nats per image; the SSIM term is a penalty "
-                            "without unit, so the sum is no bound on ln p."),
-        figures.save_figure(distorted, config.output_dir, "03_ssim",
-                            "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1]."),
-        figures.save_figure(blocks, config.output_dir, "03_enhanced_cvae_architecture",
-                            "Output shapes without the batch; parameters of every block."),
-        figures.save_figure(residual, config.output_dir, "03_residual_block",
-                            "The first residual block of the decoder."),
-    ]  # fmt: skip
-    print(
-        f"enhanced_cvae: best after epoch {best['epoch']} of {len(history)}, validation SSIM "
-        f"{best['validation']['ssim']:.3f}, KL {best['validation']['kl']:.1f}"
-    )
-    return results.save_result(
-        folder, config, description, {}, history[-1]["seconds"], history=history,
-        best_epoch=best["epoch"], parameters=diagrams.count_parameters(model),
-        num_images=len(train_data), figures=pictures,
-    )  # fmt: skip
+    # 4. What the slides show: samples, the loss, what SSIM sees, the network, our choices.
+    epochs = (*config.sample_epochs, kept["epoch"])
+    blocks = diagrams.cvae_diagram(model, out.about, "Enhanced conditional VAE")
+    inside = diagrams.residual_diagram(model, out.about)
+    exhibits = {
+        "03_enhanced_cvae_epochs": training.samples(out, name, epochs),
+        "03_enhanced_cvae_loss": training.loss(out, name, history, "The total loss", LOSS),
+        "03_ssim": training.ssim(out, data["train"], smaller),
+        "03_enhanced_cvae_architecture": Picture(blocks, "Output shapes; parameters per block."),
+        "03_residual_block": Picture(inside, "The first residual block of the decoder."),
+        "settings": training.settings(config),
+        **training.summary(out, name, model, history, len(train_data)),
+    }
+    return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 
 
 if __name__ == "__main__":

@@ -10,135 +10,79 @@ reads them. `--protocol deck` needs more of them and adds the others. Expect a m
 """
 
 import dataclasses
-import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
-from chestx import augmentation, data, figures, images, results, synthesis
-from chestx.config import CommonConfig, option, run
+from chestx.classifier.arms import extended_sets
+from chestx.config import CommonConfig, option
+from chestx.generators.registry import ARM_GENERATORS
 from chestx.generators.schedulers import SAMPLERS
+from chestx.generators.trained import Generator, checked_weights, load_generator
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import to_tensors
+from chestx.report import figures
+from chestx.step import Result, Step, run
+from chestx.study.twin import twin_generator
+from chestx.synthesis import SyntheticSet
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    generators: tuple[str, ...] = option(synthesis.GENERATORS, "which of the trained generators")
-    ddpm_sampler: Literal[tuple(SAMPLERS)] = option(
-        "sde-dpmsolver++", "scheduler of ddpm; the deck's, ddpm with 200 steps, takes ten times "
-        "as long", slides="ddpm",
-    )  # fmt: skip
-    ddpm_steps: int = option(20, "steps of ddpm", slides=200)
-    mended_sampler: Literal[tuple(SAMPLERS)] = option(
-        "sde-dpmsolver++", "scheduler of ddpm_mended, recommended by 05 on validation images"
-    )
-    mended_steps: int = option(10, "steps of ddpm_mended")
-    guidance_scale: float = option(
-        1.0, "of DDPMs with a null label (04 --label-dropout); 1 is off", neutral=True
-    )
-    count: int = option(
-        0, "images per generator; 0 for as many as balance the classes", neutral=True
-    )
-    extended: bool = option(
-        False, "also what 09 --arms extended adds: more of the best generator, the Gaussian twin, "
-        "the larger class", neutral=True,
-    )  # fmt: skip
+    folder = property(lambda self: f"synthesis/{self.protocol}")
+    generators: tuple[str, ...] = option(ARM_GENERATORS, "which of the trained generators")
+    ddpm_sampler: Literal[tuple(SAMPLERS)] = option("sde-dpmsolver++", "of ddpm", slides="ddpm")
+    ddpm_steps: int = option(20, "of ddpm's sampler; the deck takes ten times as many", slides=200)
+    mended_sampler: Literal[tuple(SAMPLERS)] = option("sde-dpmsolver++", "of ddpm_mended, by 05")
+    mended_steps: int = option(10, "of ddpm_mended's sampler, recommended by 05 on validation")
+    guidance_scale: float = option(1.0, "of DDPMs with a null label (04 --label-dropout); 1: off")
+    count: int = option(0, "images per generator; 0 for as many as balance the classes")
+    extended: bool = option(False, "also what 09 --arms extended adds")
     batch_size: int = option(32, "images at a time; does not change them", False, slides=256)
     overwrite: bool = option(False, "replace a set that was made with other settings", False)
 
+    def jobs(self, data: Radiographs) -> list[tuple[Generator, SyntheticSet, int]]:
+        """What to make: a generator, where its set lies, how many images."""
+        root, (label, missing) = Path(self.output_dir), missing_images(data["train"]["label"])
+        wanted = {(name, label): self.count or missing for name in self.generators}
+        wanted |= extended_sets(label, missing) if self.extended else {}
+        samplers = {"ddpm": (self.ddpm_sampler, self.ddpm_steps)}
+        samplers["ddpm_mended"] = (self.mended_sampler, self.mended_steps)
+        jobs = []
+        for (name, y), count in wanted.items():
+            checked_weights(name, root, data, self.image_size)
+            how = (*samplers.get(name, ("ddpm", 0)), self.guidance_scale)
+            twin = twin_generator(data, self.image_size) if name == "twin" else None
+            generator = twin or load_generator(name, root / name, *how)
+            jobs.append((generator, SyntheticSet.of(root, name, data, y), count))
+        return jobs
 
-def main(config: Config) -> dict:
-    started = time.monotonic()
-    folder = Path(config.output_dir) / "synthesis" / config.protocol
+    def inputs(self, data: Radiographs) -> dict[str, Any]:
+        return {generator.name: generator.checkpoint for generator, _, _ in self.jobs(data)}
 
-    # 1. How many images of which class (NORMAL) are missing? Did the generators see train alone?
-    radiographs = data.load(config)
-    description = radiographs.describe()
-    label, missing = data.missing_images(radiographs["train"]["label"])
-    num_images = config.count or missing
-    class_name = radiographs.class_names[label]
-    samplers = {
-        "ddpm": (config.ddpm_sampler, config.ddpm_steps, config.guidance_scale),
-        "ddpm_mended": (config.mended_sampler, config.mended_steps, config.guidance_scale),
-    }
-    needed = {(name, label): num_images for name in config.generators}
-    if config.extended:
-        needed |= augmentation.extended_sets(label, missing)
-    generators = {
-        name: synthesis.open_generator(
-            name, config.output_dir, radiographs, config.image_size, config.resize,
-            *samplers.get(name, ()),
+    def is_whole(self, data: Radiographs) -> bool:
+        return all(
+            len(target.records) >= count and not target.differences(generator, self.seed)
+            for generator, target, count in self.jobs(data)
         )
-        for name, _ in needed
-    }  # fmt: skip
-    inputs = {name: generator.checkpoint for name, generator in generators.items()}
-    jobs = [
-        (generators[name], y, count, synthesis.set_folder(config.output_dir, name, radiographs, y))
-        for (name, y), count in needed.items()
-    ]
 
-    def unchanged(generator: synthesis.Generator, y: int, target: Path) -> bool:
-        return synthesis.same_settings(generator, target, config.seed, radiographs.class_names[y])
 
-    complete = all(
-        unchanged(generator, y, target) and len(synthesis.sound_records(target)) >= count
-        for generator, y, count, target in jobs
-    )
-    done = results.finished(folder, config, description, inputs) if complete else None
-    if config.resume and done:
-        return done
+def main(config: Config, data: Radiographs, out: Step) -> Result:
+    # 1. What is missing, and what real images of that class look like.
+    label, missing = missing_images(data["train"]["label"])
+    num_images, real = config.count or missing, to_tensors(data["train"], config.image_size)
+    sets, settings = {f"training {data.class_names[label]}": real.of_class(label)}, {}
 
-    # 2. Synthesize what is missing of each set.
-    sets, seconds = {}, {}
-    for generator, y, count, target in jobs:
-        before = time.monotonic()
-        already = len(synthesis.sound_records(target)) if unchanged(generator, y, target) else 0
-        synthesis.synthesize(
-            generator, count, target, label=y, class_names=radiographs.class_names,
-            seed=config.seed, batch_size=config.batch_size, overwrite=config.overwrite,
-        )  # fmt: skip
-        sets[target.name] = synthesis.load_synthetic(
-            target, num_images if y == label else count, generator.image_size,
-            radiographs.class_names,
-        )  # fmt: skip
-        new, spent = max(0, count - already), time.monotonic() - before
-        seconds[target.name] = {"new_images": new, "seconds": round(spent, 1)}
-        print(f"{target.name}: {count} images in {target}, {new} of them new, {spent:.0f} s")
+    # 2. Make what is missing of each set.
+    for generator, target, count in config.jobs(data):
+        how = {"seed": config.seed, "batch_size": config.batch_size, "overwrite": config.overwrite}
+        new = target.write(generator, count, **how)
+        print(f"{target.folder}: {count} images, {new} of them new")
+        name, shown = target.folder.name, num_images if target.label == label else count
+        sets[name], settings[name] = target.tensors(shown, config.image_size), generator.settings
 
     # 3. Look at them below images of the training split.
-    real = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    sets = {f"training {class_name}": real.of_class(label), **sets}
-    first = torch.arange(10)
-    rows = {
-        figures.TITLES[name]: tensors[first[: len(tensors)]]["images"]
-        for name, tensors in sets.items()
-    }
-    greys = {
-        name: images.to_float(tensors.images).mean((1, 2, 3)).numpy()
-        for name, tensors in sets.items()
-    }
-    spread = {
-        name: {
-            "brightness_mean": float(greys[name].mean()),
-            "brightness_sd": float(greys[name].std()),
-            "pixel_sd": float(images.to_float(tensors.images).std()),
-        }
-        for name, tensors in sets.items()
-    }
-    gallery = figures.image_rows(rows, description, f"Training and synthetic {class_name} images")
-    pictures = [
-        figures.save_figure(gallery, config.output_dir, f"06_gallery_{config.protocol}",
-                            "The first images of each set, not chosen."),
-        figures.save_figure(figures.brightness(greys, description), config.output_dir,
-                            f"06_brightness_{config.protocol}",
-                            "Ticks: minimum, median, maximum. A generator with too little spread "
-                            "makes images that are too alike."),
-    ]  # fmt: skip
-    return results.save_result(
-        folder, config, description, inputs, time.monotonic() - started, num_images=num_images,
-        settings={name: g.settings for name, g in generators.items()}, spread=spread,
-        timing=seconds, figures=pictures,
-    )  # fmt: skip
+    exhibits = figures.synthetic_sets(sets, settings, num_images, out.about)
+    return out.save(exhibits, num_images=num_images)
 
 
 if __name__ == "__main__":

@@ -9,64 +9,56 @@ about 0.75 on the shifted test set, several points more or less with another see
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from chestx import augmentation, data, diagrams, figures, results
-from chestx.config import CommonConfig, option, run
-from chestx.models import ChestCNN
+from chestx.classifier.arms import ARMS, arms_of
+from chestx.classifier.cnn import ChestCNN
+from chestx.classifier.experiment import Experiment
+from chestx.config import CommonConfig, option
+from chestx.radiographs.splits import Radiographs
+from chestx.report import diagrams, training
+from chestx.step import Picture, Result, Step, run
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    arm: Literal[tuple(augmentation.ARMS)] = option(
-        "original", "the training set: real, or + synthetic"
-    )
+    folder = "classifier"
+    arm: Literal[tuple(ARMS)] = option("original", "the training set: real, or + synthetic")
     num_steps: int = option(
         250, "optimizer steps under the fair protocol", laptop=1200, slides=1200
     )
     num_epochs: int = option(5, "epochs under the deck's protocol")
     num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")
 
+    def inputs(self, data: Radiographs) -> dict[str, Any]:
+        _, identity = Experiment(self, data).added(ARMS[self.arm])
+        return identity
 
-def main(config: Config) -> dict:
-    # 1. The training set of the arm.
-    radiographs = data.load(config)
-    settings = augmentation.ClassifierSettings.of(config)
-    added = augmentation.added_images(config.arm, radiographs, settings, Path(config.output_dir))
 
-    folder, description = Path(config.output_dir) / "classifier", radiographs.describe()
-    if config.resume and (done := results.finished(folder, config, description, added[1])):
-        return done
+def main(config: Config, data: Radiographs, out: Step) -> Result:
+    # 1. The arm: which training set, and how long to train on it.
+    arm = arms_of((config.arm,), config)[config.arm]
 
     # 2. Train, then read test once; the reading goes into the ledger.
-    unit = augmentation.run_unit(
-        config.arm, config.seed, settings, radiographs, added, Path(config.output_dir),
-        config.resume,
-    )  # fmt: skip
+    unit = Experiment(config, data).run_unit(config.arm, arm, config.seed)
 
-    # 3. Print what the deck prints.
-    print(
-        f"{config.arm}, seed {config.seed}, {config.protocol} protocol, {unit['data']['kind']} data"
-    )
+    # 3. What the deck prints, for this one run.
+    test = unit["test"]
+    print(f"{config.arm}, seed {config.seed}, {data.protocol} protocol, {data.kind} data")
     print(f"  trained on {unit['num_real']} real and {unit['num_added']} added images")
     print(f"  validation accuracy {unit['validation']['accuracy']:.4f}")
     for name in ("accuracy", "precision", "recall", "f1", "auroc"):
-        print(f"  test {name:>10}: {unit['test'][name]:.4f}")
-    print(f"  confusion [[TN, FP], [FN, TP]]: {unit['test']['confusion']}")
+        print(f"  test {name:>10}: {test[name]:.4f}")
+    print(f"  confusion [[TN, FP], [FN, TP]]: {test['confusion']}")
 
-    # 4. Draw the network from the live module.
-    model = ChestCNN(settings.classifier_image_size)
-    picture = figures.save_figure(
-        diagrams.cnn_diagram(model, description), config.output_dir, "08_cnn",
-        "Output shapes without the batch; parameters of every layer.",
-    )  # fmt: skip
-    linear = diagrams.count_parameters(model.fc1)
-    return results.save_result(
-        folder, config, description, added[1], unit["seconds"], figures=[picture],
-        parameters=diagrams.count_parameters(model), first_linear=linear, steps=unit["steps"],
-        **{key: unit[key] for key in ("arm", "seed", "num_real", "num_added", "test")},
-    )  # fmt: skip
+    # 4. The network, drawn from the live module.
+    model = ChestCNN()
+    blocks = diagrams.cnn_diagram(model, out.about)
+    exhibits = {
+        "08_cnn": Picture(blocks, "Output shapes without the batch; parameters of every layer."),
+        "one_run": training.one_run(model, arm.title, unit),
+    }
+    return out.save(exhibits, seconds=unit["seconds"], test=test, num_added=unit["num_added"])
 
 
 if __name__ == "__main__":

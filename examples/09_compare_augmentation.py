@@ -4,111 +4,86 @@
     python examples/09_compare_augmentation.py --protocol deck
     python examples/09_compare_augmentation.py --arms extended --num-seeds 3   # after 06 --extended
 
-Arms x seeds, the same seeds in every arm, every arm and seed a unit that is written when it is
-done. Under `fair` every arm makes the same number of optimizer steps; under `deck` the same number
-of epochs (three for the DDPMs). What is asked of the test split stands in `protocol.json` beside
-this script, written before it was read. Expect two minutes with `--preset quick` and an hour with
-`--preset laptop`. Single runs differ by more than most arms do.
-
-The exchange rate, synthetic for real images: hide half of the NORMAL patients from the generator
-and from the classifier, then give
-images back; all three with `--preset laptop --data FOLDER --output-dir outputs/half`.
-
-    python examples/04_train_ddpm.py --generator ddpm_mended --hide 0.5
-    python examples/06_generate_synthetic.py --generators ddpm_mended --count 495 --hide 0.5
-    python examples/09_compare_augmentation.py --arms exchange --hide 0.5
+Arms x seeds, the same seeds in every arm; equally many optimizer steps under `fair`, epochs under
+`deck` (three for the DDPMs). What is asked of test stands in `protocol.json`, written before it was
+read. Expect two minutes with `--preset quick`, an hour with `laptop`. For `exchange` see README.
 """
 
 import dataclasses
 from pathlib import Path
 
-from chestx import audit, augmentation, comparison, data, figures, results
-from chestx.config import CommonConfig, option, run
-from chestx.figures.comparison import comparison_pictures
+from chestx import files
+from chestx.classifier.arms import GROUPS, arms_of
+from chestx.classifier.experiment import Experiment
+from chestx.config import CommonConfig, option
+from chestx.radiographs.splits import Radiographs
+from chestx.report.diagrams import complete_flow
+from chestx.step import Picture, Result, Step, run
+from chestx.study import audit, comparison, comparison_exhibits, readings, verdict
 
-PLAN = Path(__file__).with_name("protocol.json")
+PLAN = files.read_json(Path(__file__).with_name("protocol.json"))
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    arms: tuple[str, ...] = option(
-        (), f"training sets to compare, or groups of them: {', '.join(augmentation.GROUPS)} "
-        "(default: main under fair, deck under deck)",
-    )  # fmt: skip
+    arms: tuple[str, ...] = option((), f"arms, or {', '.join(GROUPS)}; default: main, or deck")
     num_seeds: int = option(3, "seeds per arm, counted from --seed", laptop=10, slides=10)
     num_seeds_deck: int = option(3, "the same under the deck's protocol", laptop=5, slides=10)
-    num_steps: int = option(
-        250, "optimizer steps under the fair protocol", laptop=1200, slides=1200
-    )
+    num_steps: int = option(250, "optimizer steps under fair", laptop=1200, slides=1200)
     num_epochs: int = option(5, "epochs under the deck's protocol")
     num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")
+    keep_in: str = option("", "add readings of test and scores to this folder", False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.arms) or ({"fair": "main", "deck": "deck"}[self.protocol],)
+
+    @property
+    def group(self) -> str:  # of arms beyond the planned ones
+        return "_".join(name for name in self.names if name in ("extended", "exchange"))
+
+    @property
+    def folder(self) -> str:
+        return f"comparison/{self.protocol}/{self.group}".rstrip("/")
+
+    def inputs(self, data: Radiographs) -> dict:
+        own = Experiment(self, data)
+        return {"plan": PLAN} | {n: own.added(a)[1] for n, a in arms_of(self.names, self).items()}
+
+    def is_whole(self, data: Radiographs) -> bool:
+        return not self.keep_in  # else finished units are still to be kept
 
 
-def main(config: Config) -> dict:
-    output_dir, plan = Path(config.output_dir), results.read_json(PLAN)
-    named = config.arms or ({"fair": "main", "deck": "deck"}[config.protocol],)
-    arms = list(dict.fromkeys(a for name in named for a in augmentation.GROUPS.get(name, (name,))))
-    group = "_".join(name for name in named if name in ("extended", "exchange"))
-    folder = output_dir / "comparison" / config.protocol / group
-    suffix = f"{config.protocol}_{group}".rstrip("_")
-
+def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 1. The training sets: real images, and what each arm adds to them.
-    radiographs = data.load(config)
-    description = radiographs.describe()
-    settings = augmentation.ClassifierSettings.of(config)
-    added = {arm: augmentation.added_images(arm, radiographs, settings, output_dir) for arm in arms}
-    inputs = {"plan": plan, **{arm: identity for arm, (_, identity) in added.items()}}
-    if config.resume and (done := results.finished(folder, config, description, inputs)):
-        return done
+    experiment, arms = Experiment(config, data), arms_of(config.names, config)
+    suffix = f"{config.protocol}_{config.group}".rstrip("_")
 
     # 2. Is anything in two places? What could be told without looking at a lung?
-    generators = {augmentation.ARMS[arm].generator for arm in arms} - {""}
-    leaks = audit.leak_audit(radiographs)
-    sources = audit.check_sources(
-        sorted(generators), radiographs, output_dir, config.image_size, config.resize
-    )
-    shortcuts = audit.shortcut_audit(radiographs)
+    generators = sorted({arm.generator for arm in arms.values()} - {""})
+    leaks, shortcuts = audit.leak_audit(data), audit.shortcut_audit(data)
+    sources = audit.check_sources(generators, data, out.root, config.image_size)
     leaks["sentence"] += f" {sources['sentence']}"
     print(leaks["sentence"], shortcuts["sentence"], sep="\n")
 
-    # 3. Every arm with every seed.
+    # 3. Every arm with every seed, each a unit that is written when it is done.
     count = config.num_seeds_deck if config.protocol == "deck" else config.num_seeds
-    units = [
-        augmentation.run_unit(
-            arm, seed, settings, radiographs, added[arm], output_dir, config.resume
-        )
-        for seed in range(config.seed, config.seed + count)
-        for arm in arms
-    ]
+    seeds = range(config.seed, config.seed + count)
+    units = [experiment.run_unit(name, arm, s) for s in seeds for name, arm in arms.items()]
+    if config.keep_in:
+        readings.keep(out.root, units, config.keep_in, data["test"]["patient"])
 
     # 4. Scores, paired contrasts, and what was to be asked.
-    rows = comparison.summarize(units)
-    patients = list(radiographs["test"]["patient"])
-    found = comparison.compare(
-        units, patients, plan, description["fingerprint"], primary=not group,
-        tuned=config.protocol == "fair",
-    )  # fmt: skip
-    found["exchange"] = comparison.exchange_rates(units, patients, plan)
+    found = comparison.answers(units, data, PLAN, primary=not config.group)
+    found |= {"audit": leaks, "shortcuts": shortcuts}
 
-    # 5. Figures.
-    deck = config.protocol == "deck" and description["kind"] == "real"
-    deck = list(comparison.DECK_RESULTS) if deck else []
-    test = augmentation.real_tensors(radiographs, "test", settings)
-    pictures = comparison_pictures(rows, found, units, test, description, deck, output_dir, suffix)
-    result = results.save_result(
-        folder, config, description, inputs, sum(unit["seconds"] for unit in units), arms=rows,
-        deck=deck, plan=plan, figures=pictures, audit=leaks,
-        shortcuts=shortcuts, **found,
-    )  # fmt: skip
-    print(comparison.console(rows, arms[1:]), end="\n\n")
-    for row in rows:
-        accuracy, auroc = row["test"]["accuracy"], row["test"]["auroc"]
-        print(
-            f"  {row['arm']:>16}: accuracy {figures.plus_minus(accuracy)}, "
-            f"AUROC {figures.plus_minus(auroc)}"
-        )
-    print(comparison.verdict_sentence(result, figures.TITLES))
-    return result
+    # 5. What the slides show, with the flow that led here.
+    shown = comparison_exhibits.exhibits(found, out, units, experiment.real("test"), suffix)
+    if not config.group:
+        flow = complete_flow(out.about, len(generators), experiment.missing, len(arms), count)
+        shown[f"flow_{config.protocol}"] = Picture(flow, "Counts of this run.")
+    print(verdict.printed(found["arms"]), shown.get("verdict", ""), sep="\n")
+    return out.save(shown, sum(unit["seconds"] for unit in units), **found)
 
 
 if __name__ == "__main__":

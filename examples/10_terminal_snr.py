@@ -11,105 +11,75 @@ about half of the spread of brightness; the other two keep nearly all of it.
 """
 
 import dataclasses
-import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
-from chestx import data, figures, images, results, synthesis
-from chestx.config import CommonConfig, generator_for, option, run
+from chestx.config import CommonConfig, option
 from chestx.generators.ddpm import build_scheduler
-from chestx.generators.pipeline import forward_strip
-from chestx.study.samplers import timed_images
+from chestx.generators.registry import GENERATORS
 from chestx.generators.schedulers import SAMPLERS
-from chestx.study.twin import GaussianTwin
-
-SCHEDULES = {
-    "deck": ("epsilon", "ddpm"),
-    "scaled": ("v_prediction", "ddpm_mended"),
-    "zero_snr": ("v_prediction", "ddpm_zero_snr"),
-}
+from chestx.generators.trained import checked_weights, load_generator
+from chestx.radiographs.images import to_float
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import to_tensors
+from chestx.report.figures import brightness
+from chestx.step import Picture, Result, Step, run
+from chestx.study import lessons
+from chestx.study.samplers import timed_images
 
 
 @dataclasses.dataclass
 class Config(CommonConfig):
+    folder = "terminal_snr"
     sampler: Literal[tuple(SAMPLERS)] = option("sde-dpmsolver++", "for the trained DDPMs")
     num_inference_steps: int = option(20, "for the trained DDPMs")
     num_images: int = option(64, "images per distribution", laptop=128, slides=256)
 
+    def inputs(self, data: Radiographs) -> dict[str, Any]:
+        root = Path(self.output_dir)
+        trained = [n for n in lessons.TERMINAL if (root / n / "result.json").exists()]
+        return {name: checked_weights(name, root, data, self.image_size) for name in trained}
 
-def main(config: Config) -> dict:
-    started = time.monotonic()
-    folder = Path(config.output_dir) / "terminal_snr"
 
-    # 1. Training images of the smaller class, their twin, and what was trained on them.
-    radiographs = data.load(config)
-    description = radiographs.describe()
-    trained = {}
-    for _, name in SCHEDULES.values():
-        try:
-            trained[name] = synthesis.load_generator(
-                name, Path(config.output_dir) / name, config.sampler, config.num_inference_steps
-            )
-        except FileNotFoundError as error:
-            print(f"without {name}: {error}")
-    inputs = {name: generator.checkpoint for name, generator in trained.items()}
-    if config.resume and (done := results.finished(folder, config, description, inputs)):
-        return done
-    tensors = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    label, _ = data.missing_images(radiographs["train"]["label"])
-    real = images.to_float(tensors.of_class(label).images)
-    twin = GaussianTwin.of(real)
+def main(config: Config, data: Radiographs, out: Step) -> Result:
+    # 1. Training images of the smaller class and three noise schedules.
+    label, _ = missing_images(data["train"]["label"])
+    real = to_float(to_tensors(data["train"], config.image_size).of_class(label).images)
+    kinds = [GENERATORS[name] for name in lessons.TERMINAL]
+    schedulers = {k.schedule: build_scheduler(k.schedule, k.prediction_type) for k in kinds}
 
-    # 2. The schedules: SNR, x_T, and the twin as each of them renders it with all its steps.
-    schedulers = {name: build_scheduler(name, kind) for name, (kind, _) in SCHEDULES.items()}
-    T = schedulers["deck"].config.num_train_timesteps
-    last = {name: forward_strip(s, real[:8], [T - 1])[0] for name, s in schedulers.items()}
-    noise = [torch.randn(1, *real.shape[2:], generator=generator_for(1, i)) for i in range(8)]
-    rows = {"image": real[:8], **last, "pure noise": torch.stack(noise)}
-    generators = [generator_for(config.seed, i) for i in range(config.num_images)]
-    greys = {"training images": real, "twin": twin.sample(generators)}
-    table = {"twin": dict(zip(("mean", "sd"), twin.brightness()))}
-    for name, scheduler in schedulers.items():
-        rendered = twin.rendered(scheduler, "ddpm", T)
-        generators = [generator_for(config.seed, i) for i in range(config.num_images)]
-        greys[f"twin: {name}"] = rendered.sample(generators)
-        table[f"twin: {name}"] = dict(zip(("mean", "sd"), rendered.brightness()))
-        table[f"twin: {name}"]["signal_at_T"] = float(scheduler.alphas_cumprod[-1]) ** 0.5
+    # 2. Their Gaussian twin, and what each schedule makes of it with an exact denoiser.
+    images, greys = lessons.twin_brightness(real, schedulers, config.num_images, config.seed)
 
-    # 3. The trained networks.
-    for name, generator in trained.items():
-        synthesis.check_no_leak(generator, radiographs)
-        greys[name], _ = timed_images(
-            generator.sample, config.num_images, seed=config.seed, label=label
-        )
-    greys = {name: values.mean((1, 2, 3)).numpy() for name, values in greys.items()}
-    for name in ("training images", *trained):
-        table[name] = {"mean": float(greys[name].mean()), "sd": float(greys[name].std())}
+    # 3. The trained networks, as far as there are any.
+    for name in lessons.TERMINAL:
+        if name not in out.inputs:
+            print(f"without {name}: `python examples/{GENERATORS[name].script}` trains it")
+            continue
+        sample = load_generator(
+            name, out.root / name, config.sampler, config.num_inference_steps
+        ).sample
+        images[name], _ = timed_images(sample, config.num_images, seed=config.seed, label=label)
+        grey = images[name].mean((1, 2, 3))
+        greys[name] = {"mean": float(grey.mean()), "sd": float(grey.std(correction=0))}
+    for name, grey in greys.items():
+        print(f"{name:>18}: brightness {grey['mean']:+.3f}, its spread {grey['sd']:.3f}")
 
-    # 4. Figures.
-    curves = {name: s.alphas_cumprod for name, s in schedulers.items()}
-    pictures = [
-        figures.save_figure(figures.snr_curves(curves, description), config.output_dir,
-                            "10_snr", "Below -60 dB the curves are cut."),
-        figures.save_figure(
-            figures.image_rows(rows, description, "x_T: what the network sees at T"),
-            config.output_dir, "10_x_T",
-            "The same images and the same noise under each schedule; sampling starts from the "
-            "last row."),
-        figures.save_figure(figures.brightness(greys, description), config.output_dir,
-                            "10_brightness",
-                            "Twin rows: the exact denoiser of Gaussian data with the mean and "
-                            "covariance of the training images, by all steps of each schedule."),
-    ]  # fmt: skip
-    for name, row in table.items():
-        kept = row["sd"] / table["training images"]["sd"]
-        print(f"{name:>18}: brightness {row['mean']:+.3f}, sd {row['sd']:.3f} ({kept:.0%} of real)")
-    return results.save_result(
-        folder, config, description, inputs, time.monotonic() - started, brightness=table,
-        figures=pictures,
-    )  # fmt: skip
+    # 4. Figures, and the slips of the deck, of which this is one.
+    curves = {name: scheduler.alphas_cumprod for name, scheduler in schedulers.items()}
+    samples = {name: each.mean((1, 2, 3)).numpy() for name, each in images.items()}
+    violins = "Twin rows: the exact denoiser of Gaussian data with the mean and covariance of "
+    violins += "the training images, by all steps of each schedule."
+    return out.save(
+        {
+            "10_snr": lessons.snr_curves(curves, out.about),
+            "10_x_T": lessons.last_steps(schedulers, real, out.about),
+            "10_brightness": Picture(brightness(samples, out.about), violins),
+            "brightness": lessons.brightness_table(greys),
+            "slips": lessons.deck_slips(),
+        },
+        brightness=greys,
+    )
 
 
 if __name__ == "__main__":

@@ -10,19 +10,23 @@ carries, until every sample is the same mean chest (posterior collapse).
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import torch
 
-from chestx import data, figures, results
-from chestx.config import CommonConfig, generator_for, option, run
-from chestx.study.latent import active_units
+from chestx import files
+from chestx.config import CommonConfig, generator_for, option
+from chestx.exhibits import image_rows
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import to_tensors
+from chestx.step import Picture, Result, Step, run
+from chestx.study.latent import active_units, beta_table
 from chestx.training import TrainingConfig, train
 
 
 @dataclasses.dataclass
-class Config(CommonConfig):
+class Config(CommonConfig, TrainingConfig):
+    folder = "posterior_collapse"
     betas: tuple[float, ...] = option((0.1, 1.0, 10.0, 1000.0), "weights of the KL term")
     ssim_weight: float = option(0.25, "lambda per pixel, as in 03")
     latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
@@ -31,70 +35,47 @@ class Config(CommonConfig):
         laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256),
     )  # fmt: skip
     num_epochs: int = option(10, "passes over the train images per beta", laptop=4, slides=10)
-    batch_size: int = option(32, "images per optimizer step")
-    learning_rate: float = option(1e-3, "peak, then cosine decay")
+    lr_scheduler: str = option("cosine", "the learning rate's course")
+    lr_warmup_steps: int = option(50, "steps to the peak of the learning rate")
 
 
-def main(config: Config) -> dict:
-    folder = Path(config.output_dir) / "posterior_collapse"
-
+def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 1. Both classes of the train split; validation images to look at.
-    radiographs = data.load(config)
-    description = radiographs.describe()
-    if config.resume and (done := results.finished(folder, config, description, {})):
-        return done
-    train_data = data.to_tensors(radiographs["train"], config.image_size, config.resize)
-    held_out = data.to_tensors(radiographs["validation"], config.image_size, config.resize)
+    train_data = to_tensors(data["train"], config.image_size)
+    held_out = to_tensors(data["validation"], config.image_size)
     everything = held_out[list(range(len(held_out)))]
     rows, sweep, seconds = {"validation": everything["images"][:8]}, [], 0.0
-    smaller, _ = data.missing_images(radiographs["train"]["label"])
+    smaller, _ = missing_images(data["train"]["label"])
 
     # 2. The same initial weights and the same batches, one training per beta.
     for beta in config.betas:
         torch.manual_seed(config.seed)
         model = EnhancedConditionalVAE(
-            config.image_size, config.latent_dim, len(radiographs.class_names), config.channels
+            config.image_size, config.latent_dim, len(data.class_names), config.channels
         )
-        training = TrainingConfig(
-            num_epochs=config.num_epochs, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, lr_scheduler="cosine", lr_warmup_steps=50,
-            seed=config.seed, mixed_precision=config.mixed_precision,
-            save_every_seconds=config.save_every_seconds,
-        )  # fmt: skip
         history = train(
-            model, EnhancedCVAELoss(beta, config.ssim_weight), train_data, training,
-            folder / f"beta_{beta:g}", validation_data=held_out, resume=config.resume,
-            identity=results.identity(config, description, {"beta": beta}),
-            description=f"beta {beta:g}",
+            model, EnhancedCVAELoss(beta, config.ssim_weight), train_data, config,
+            out.folder / f"beta_{beta:g}", validation_data=held_out, resume=config.resume,
+            identity=files.fingerprint(out.identity, beta), description=f"beta {beta:g}",
         )  # fmt: skip
         seconds += history[-1]["seconds"]
 
         # 3. What is left in z, and what becomes of the images.
         labels = everything["class_labels"].to(model.device)
         with torch.no_grad():
-            mu, _ = model.eval().encode(everything["images"].to(model.device), labels)
+            mu, _ = model.encode(everything["images"].to(model.device), labels)
             rows[f"beta {beta:g}\nreconstruction"] = model.decode(mu[:8], labels[:8])
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
         rows[f"beta {beta:g}\nsample"] = model.sample(torch.full((8,), smaller), generators)
-        last = history[-1]["validation"]
-        sweep.append(
-            {"beta": beta, "kl": last["kl"], "ssim": last["ssim"], "sigma": last["sigma"],
-             "active_units": active_units(mu)}
-        )  # fmt: skip
-        print(
-            f"beta {beta:g}: KL {last['kl']:.1f} nats, {sweep[-1]['active_units']} of "
-            f"{config.latent_dim} latent dimensions active, SSIM {last['ssim']:.3f}"
-        )
-    figure = figures.image_rows(rows, description, "Enhanced CVAE, short trainings: beta")
-    picture = figures.save_figure(
-        figure, config.output_dir, "11_beta",
-        "Reconstructions of the same eight validation images and samples from the same eight z.",
-    )  # fmt: skip
-    result = results.save_result(
-        folder, config, description, {}, seconds, sweep=sweep, figures=[picture]
-    )
+        latents = {"latent_dim": config.latent_dim, "active_units": active_units(mu)}
+        sweep.append({"beta": beta, **history[-1]["validation"], **latents})
+        print("beta {beta:g}: KL {kl:.1f} nats, SSIM {ssim:.3f}".format(**sweep[-1]))
+    figure = image_rows(rows, out.about, "Enhanced CVAE, short trainings: beta")
+    caption = "Reconstructions of the same eight validation images and samples from the same z."
+    exhibits = {"11_beta": Picture(figure, caption), "beta": beta_table(sweep)}
+    result = out.save(exhibits, seconds=seconds, sweep=sweep)
     for beta in config.betas:  # only now nothing of them is needed any more
-        shutil.rmtree(folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)
+        shutil.rmtree(out.folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)
     return result
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from chestx.config import CommonConfig, defaults, run
-from chestx.report.page import build_report
+from chestx.config import CommonConfig, defaults, parse
 from chestx.radiographs.sources import FOLDERS
+from chestx.report.page import build_report
+from chestx.step import execute, run_script
 
 STEPS: list[tuple[str, dict[str, Any]]] = [
     ("01_explore_data", {}),
@@ -52,26 +53,25 @@ def load_example(name: str) -> ModuleType:
 
 def main(config: CommonConfig, **overrides: Any) -> Path:
     """Run all steps; ``overrides`` replace fields of the examples that have them."""
-    started = time.monotonic()
+    started, folders = time.monotonic(), list(FOLDERS)
     steps = STEPS + DECK_STEPS
     if config.protocol == "deck":
         steps = [step for step in STEPS if step[0] not in NEED_REFERENCE]
-    folders = list(FOLDERS)
     for number, (name, chosen) in enumerate(steps, 1):
-        example = load_example(name)
-        print(f"\n[{number}/{len(steps)}] {name} {chosen or ''}", flush=True)
+        print(f"\n[{number}/{len(steps)}] {name} {chosen or ''}".rstrip(), flush=True)
         if chosen.get("protocol") == "deck" and folders != list(FOLDERS):
             print(f"left out: the deck takes the official {FOLDERS}, the data have {folders}")
             continue
+        example = load_example(name)
         values = defaults(example.Config, config.preset)
         own = {key: value for key, value in overrides.items() if key in values}
-        result = example.main(example.Config(**values | vars(config) | own | chosen))
-        folders = result["data"].get("official_folders", folders)
+        values |= vars(config) | own | chosen
+        result = execute(example.main, example.Config(**values))
+        folders = result["data"]["official_folders"]
     report = build_report(config.output_dir, config.preset, config.protocol)
     print(f"\n{report} is written, {(time.monotonic() - started) / 60:.1f} minutes in this run")
     return report
 
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "--resume")
-    run(main, CommonConfig, __doc__)
+    run_script(lambda: main(parse(CommonConfig, ["--resume", *sys.argv[1:]], __doc__)))

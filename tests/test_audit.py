@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chestx import images, results
+from chestx import files
+from chestx.radiographs import images
+from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.tensors import to_tensors
 from chestx.study.audit import auroc_interval, check_sources, leak_audit, shortcut_audit
-from chestx.radiographs.splits import load_radiographs, to_tensors
-from chestx.synthesis import TWIN, open_generator, set_folder, synthesize
+from chestx.study.twin import twin_generator
+from chestx.synthesis import SyntheticSet
 
 
 @pytest.fixture
@@ -105,14 +108,14 @@ def test_real_images_do_not_leak_and_no_two_of_them_agree(real_folder):
 
 @pytest.fixture
 def twins(radiographs, tmp_path):
-    generator = open_generator(TWIN, tmp_path, radiographs, 16, "squash")
-    synthesize(generator, 6, set_folder(tmp_path, TWIN, radiographs, 0))
-    synthesize(generator, 4, set_folder(tmp_path, TWIN, radiographs, 1), label=1)
+    generator = twin_generator(radiographs, 16)
+    SyntheticSet.of(tmp_path, "twin", radiographs, 0).write(generator, 6)
+    SyntheticSet.of(tmp_path, "twin", radiographs, 1).write(generator, 4)
     return tmp_path
 
 
 def test_sets_of_both_classes_made_from_train_pass(twins, radiographs):
-    found = check_sources([TWIN], radiographs, twins, 16)
+    found = check_sources(["twin"], radiographs, twins, 16)
     assert sum(found["files"].values()) == 10
     assert len(found["files"]) == 2
     assert "10 synthetic images in 2 sets: their generators saw images of" in found["sentence"]
@@ -122,7 +125,7 @@ def test_sets_of_both_classes_made_from_train_pass(twins, radiographs):
 @pytest.mark.parametrize("how", ["bytes", "pixels"])
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_planted_real_image_is_found(twins, radiographs, split, how, listed):
-    folder = twins / "synthetic" / TWIN / "train"
+    folder = twins / "synthetic" / "twin" / "train"
     row, path = radiographs[split][0], folder / "NORMAL" / "synthetic_000002.png"
     path = path if listed else path.with_name("synthetic_000099.png")
     if how == "bytes":
@@ -134,23 +137,23 @@ def test_a_planted_real_image_is_found(twins, radiographs, split, how, listed):
     if listed:  # with a manifest that vouches for it
         manifest = folder / "metadata.jsonl"
         records = [json.loads(line) for line in manifest.read_text().splitlines()]
-        records[2]["sha256"] = results.file_hash(path)
+        records[2]["sha256"] = files.file_hash(path)
         manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     with pytest.raises(ValueError, match=rf"{path.name} is no synth.*{row['file_name']} \({split}"):
-        check_sources([TWIN], radiographs, twins, 16)
+        check_sources(["twin"], radiographs, twins, 16)
 
 
 def test_half_a_file_of_an_interrupted_run_is_no_real_image(twins, radiographs):
-    folder = twins / "synthetic" / TWIN / "train" / "NORMAL"
+    folder = twins / "synthetic" / "twin" / "train" / "NORMAL"
     (folder / "synthetic_000006.png").write_bytes(first(folder.parents[1], "train", "NORMAL")
                                                   .read_bytes()[:60])  # fmt: skip
-    assert sum(check_sources([TWIN], radiographs, twins, 16)["files"].values()) == 11
+    assert sum(check_sources(["twin"], radiographs, twins, 16)["files"].values()) == 11
 
 
 def test_a_set_of_another_training_split_is_refused(twins, phantom_folder):
     other = load_radiographs(str(phantom_folder))  # nothing hidden
-    with pytest.raises(ValueError, match="made by other weights than those of twin"):
-        check_sources([TWIN], other, twins, 16)
+    with pytest.raises(ValueError, match="twin was made by other weights than those"):
+        check_sources(["twin"], other, twins, 16)
 
 
 # ----------------------------------------------------------------------------------- shortcuts

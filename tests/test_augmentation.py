@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from chestx import augmentation, synthesis
-from chestx.classifier.experiment import ARMS, GROUPS, Arm, ClassifierSettings, added_images, arm_loss
-from chestx.radiographs.splits import RadiographTensors, load_radiographs, to_tensors
+from chestx import files
+from chestx.classifier.arms import ARMS, GROUPS, Arm, arms_of
+from chestx.classifier.cnn import ChestCNN, ClassifierLoss
+from chestx.classifier.experiment import Experiment
 from chestx.classifier.framing import Framing
-from chestx.models import ChestCNN
-from chestx.classifier.cnn import ClassifierLoss
-
-SETTINGS = ClassifierSettings(generator_image_size=16, classifier_image_size=16, num_steps=4)
+from chestx.config import CommonConfig
+from chestx.generators.trained import check_no_leak
+from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.study.twin import twin_generator
 
 
 def tensors(normal, pneumonia, seed=0):
@@ -24,6 +26,12 @@ def tensors(normal, pneumonia, seed=0):
 @pytest.fixture(scope="module")
 def phantoms():
     return load_radiographs("phantom", num_phantoms=160, limit=60)
+
+
+@pytest.fixture(scope="module")
+def own(phantoms):
+    """An experiment that finds no synthetic image."""
+    return Experiment(CommonConfig(image_size=16, output_dir="nowhere"), phantoms, 16)
 
 
 # ------------------------------------------------------------------------------------- framing
@@ -102,12 +110,12 @@ class Bias(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("arm", "expected"),
-    [(Arm(), 0.8), (Arm(class_weights=True), 0.5), (Arm(logit_adjustment=True), 0.5)],
+    [(Arm(), 0.8), (Arm(class_weights=True), 0.5)],
 )
-def test_weights_and_adjustment_take_the_imbalance_out(arm, expected):
+def test_weights_take_the_imbalance_out(arm, expected):
     """With 80 % PNEUMONIA a model that knows nothing ends at 0.8; a balanced one at 0.5."""
     data = tensors(10, 40)
-    model, loss = Bias(), arm_loss(arm, data.labels)
+    model, loss = Bias(), arm.loss(data.labels)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=50)
     batch = data[list(range(50))]
 
@@ -124,47 +132,65 @@ def test_weights_and_adjustment_take_the_imbalance_out(arm, expected):
 # -------------------------------------------------------------------------------- added images
 
 
-def test_duplicates_balance_the_classes_and_are_taken_in_turn(phantoms):
-    added, identity = added_images("duplicates", phantoms, SETTINGS, "nowhere")
-    own = to_tensors(phantoms["train"], 16).of_class(0)
-    missing = int((np.array(phantoms["train"]["label"]) == 1).sum()) - len(own)
+def test_duplicates_balance_the_classes_and_are_taken_in_turn(phantoms, own):
+    added, identity = own.added(ARMS["duplicates"])
+    real = to_tensors(phantoms["train"], 16).of_class(0)
+    missing = int((np.array(phantoms["train"]["label"]) == 1).sum()) - len(real)
     assert len(added) == missing == identity["num_duplicates"]
     assert set(added.labels.tolist()) == {0}
-    copies = torch.stack([(added.images == image).flatten(1).all(1).sum() for image in own.images])
+    copies = torch.stack([(added.images == image).flatten(1).all(1).sum() for image in real.images])
     assert copies.sum() == missing
     assert copies.max() - copies.min() <= 1
 
 
-def test_arms_that_add_nothing_add_nothing(phantoms):
-    for arm in ("original", "class_weights", "classical", "logit_adjustment"):
-        assert added_images(arm, phantoms, SETTINGS, "nowhere") == (None, {})
+def test_arms_that_add_nothing_add_nothing(own):
+    for arm in ("original", "class_weights", "classical"):
+        assert own.added(ARMS[arm]) == (None, {})
 
 
-def test_unknown_arms_and_groups_are_named(phantoms):
+def test_unknown_arms_and_groups_are_named(own):
     with pytest.raises(ValueError, match="arm='magic' is unknown; choose from"):
-        added_images("magic", phantoms, SETTINGS, "nowhere")
-    with pytest.raises(ValueError, match="add --hide"):
-        added_images("back_duplicates", phantoms, SETTINGS, "nowhere")
+        arms_of(("main", "magic"), None)
+    with pytest.raises(ValueError, match=r"'half \+ duplicates' has no image to add: add --hide"):
+        own.added(ARMS["back_duplicates"])
     assert all(arm in ARMS for group in GROUPS.values() for arm in group)
     assert len(GROUPS["main"]) == 9
 
 
-def test_pretraining_halves_the_steps_and_ends_on_real_images():
-    real, synthetic = tensors(5, 20), tensors(15, 0, seed=1)
-    config = SETTINGS.training_config("pretrained", 0)
-    stages = augmentation.pretraining(config, real, synthetic)
-    (first, a), (second, b) = stages.values()
-    assert a.max_steps + b.max_steps == config.max_steps
-    assert len(second) == len(real)
+def test_what_is_for_the_eye_decides_nothing():
+    assert Arm("one", "#111111").settings() == Arm("other", "#222222").settings()
+    assert Arm().settings() != Arm(framing=1.0).settings()
+
+
+def test_pretraining_halves_the_steps_and_ends_on_real_images(own):
+    real, synthetic = own.real("train"), tensors(15, 0, seed=1)
+    arm = Arm(pretrain=True, num_steps=7)
+    (first, a), (second, b) = own.stages(arm, synthetic).values()
+    assert a + b == 7
     assert second.images.equal(real.images)
-    assert torch.bincount(first.labels).tolist() == [15, 20]  # no real image of the smaller class
+    positive = int((real.labels == 1).sum())
+    assert torch.bincount(first.labels).tolist() == [15, positive]  # none real of the smaller class
     assert first.of_class(0).images.equal(synthetic.images)
     with pytest.raises(ValueError, match="protocol fair"):
-        augmentation.pretraining(ClassifierSettings("deck").training_config("x", 0), real, real)
+        own.stages(Arm(pretrain=True, num_steps=0), synthetic)
+
+
+def test_a_finished_unit_is_trained_again_for_another_arm_alone(phantoms, tmp_path):
+    config = CommonConfig(image_size=16, output_dir=str(tmp_path), resume=True)
+    own = Experiment(config, phantoms, 16)
+    arm = Arm(num_steps=2)
+    unit = own.run_unit("mine", arm, 0, added=(tensors(8, 0), {"mine": "first"}))
+    assert (unit["num_added"], unit["steps"]) == (8, 2)
+    assert unit["test"]["auroc"] == unit["test_tuned"]["auroc"]
+    assert own.run_unit("mine", arm, 0, added=(None, {"mine": "first"})) == unit
+    assert own.run_unit("mine", arm, 0, added=(None, {"mine": "second"})) != unit
+    ledger = files.read_lines(tmp_path / "ledger.jsonl")
+    assert len(ledger) == 2
+    assert len({line["config"] for line in ledger}) == 2
 
 
 def test_the_twin_is_a_generator_of_both_classes(phantoms):
-    twin = synthesis.twin_generator(phantoms, 16, "squash")
+    twin = twin_generator(phantoms, 16)
     train = to_tensors(phantoms["train"], 16)
     for label in (0, 1):
         own = train.of_class(label)[list(range(len(train.of_class(label))))]["images"]
@@ -201,8 +227,6 @@ def test_hidden_patients_are_of_the_smaller_class_and_always_the_same(phantoms):
 def test_a_generator_that_saw_hidden_patients_is_refused():
     half = load_radiographs("phantom", num_phantoms=160, hide=0.5)
     whole = load_radiographs("phantom", num_phantoms=160)
-    knows_all = synthesis.Generator("cvae", None, 16, "", {}, set(whole["train"]["sha256"]))
     with pytest.raises(ValueError, match="of the hidden split"):
-        synthesis.check_no_leak(knows_all, half)
-    knows_half = synthesis.Generator("cvae", None, 16, "", {}, set(half["train"]["sha256"]))
-    synthesis.check_no_leak(knows_half, half)
+        check_no_leak("cvae", set(whole["train"]["sha256"]), half)
+    check_no_leak("cvae", set(half["train"]["sha256"]), half)

@@ -1,6 +1,6 @@
 """Classifier metrics, and how long a classifier trains."""
 
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,16 +9,9 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from chestx.classifier.experiment import ClassifierSettings
-from chestx.study.comparison import DECK_RESULTS
-from chestx.classifier.metrics import (
-    calibration_error,
-    choose_threshold,
-    classification_metrics,
-    mean_interval,
-    prediction_interval,
-    reliability,
-)
+from chestx.classifier.arms import arms_of
+from chestx.classifier.metrics import calibration_error, choose_threshold, classification_metrics
+from chestx.study.comparison import DECK_RESULTS, reliability
 
 
 def test_metrics_of_the_decks_confusion_matrix():
@@ -119,23 +112,12 @@ def test_threshold_is_the_best_of_all():
         choose_threshold([1, 1], [0.3, 0.4])
 
 
-def test_interval_is_students():
-    interval = mean_interval([1.0, 2.0, 3.0])
-    assert interval["mean"] == 2
-    assert interval["sd"] == 1
-    assert interval["high"] == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
-    assert mean_interval([1.0])["low"] is None
-    with pytest.raises(ValueError, match="n=1"):
-        prediction_interval(mean_interval([1.0]))
-    _, high = prediction_interval(interval)
-    assert high - 2 == pytest.approx(4.3027 * math.sqrt(4 / 3), abs=1e-4)
-
-
 def test_protocols_fix_the_length_of_training():
     """Fair: equal steps in every arm. Deck: five epochs, three for the DDPMs."""
-    fair, deck = ClassifierSettings("fair", num_steps=77), ClassifierSettings("deck")
-    assert {fair.training_config(arm, 0).max_steps for arm in ("original", "ddpm")} == {77}
-    assert deck.training_config("original", 0).num_epochs == 5
-    assert deck.training_config("cvae", 0).num_epochs == 5
-    assert deck.training_config("ddpm", 0).num_epochs == 3
-    assert deck.training_config("ddpm", 0).max_steps == 0
+    shared = {"num_steps": 77, "num_epochs": 5, "num_epochs_ddpm": 3}
+    names = ("original", "cvae", "ddpm")
+    fair = arms_of(names, SimpleNamespace(protocol="fair", **shared))
+    deck = arms_of(names, SimpleNamespace(protocol="deck", **shared))
+    assert {arm.num_steps for arm in fair.values()} == {77}
+    assert {arm.num_steps for arm in deck.values()} == {0}
+    assert [arm.training().num_epochs for arm in deck.values()] == [5, 5, 3]

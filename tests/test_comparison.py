@@ -1,5 +1,6 @@
 """What a comparison says: summaries, contrasts, the planned question, the verdict, its page."""
 
+import dataclasses
 import html
 import itertools
 import re
@@ -9,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from chestx import comparison, results
-from chestx.classifier.experiment import GROUPS, scored
-from chestx.radiographs.splits import RadiographTensors
-from chestx.report.figures import TITLES
-from chestx.figures.comparison import comparison_pictures
-from chestx.classifier.metrics import prediction_interval
+from chestx import files
+from chestx.classifier.arms import ARMS, GROUPS
+from chestx.classifier.experiment import scored
+from chestx.classifier.metrics import choose_threshold
+from chestx.config import CommonConfig, option
+from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.page import build_report
+from chestx.step import Step
+from chestx.study import comparison, comparison_exhibits
+from chestx.study.paired import prediction_interval
+from chestx.study.verdict import verdict_sentence
 
-PLAN = results.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
+PLAN = files.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
 FEW = PLAN | {"bootstrap": {"num_draws": 400, "seed": 0}}
 DATA = {
     "kind": "real", "source": "chest_xray", "protocol": "fair", "fingerprint": "32a261012819",
@@ -38,9 +43,10 @@ def units(arms, seeds=3, gains=None):
             separation = 1.6 + (gains or {}).get(arm, 0.0)
             log_odds = separation * LABELS + 0.9 * shared + 0.3 * own - 0.5
             said = dict(zip(("validation", "test"), np.float32(log_odds).tolist()))
-            labels = dict.fromkeys(said, LABELS.tolist())
-            made.append(scored({"arm": arm, "seed": seed, "num_added": 40 * (arm != "original"),
-                                "steps": 12, "labels": labels, "log_odds": said}))  # fmt: skip
+            unit = {"arm": arm, "seed": seed, "num_added": 40 * (arm != "original"), "steps": 12}
+            unit |= {"labels": dict.fromkeys(said, LABELS.tolist()), "log_odds": said}
+            unit["threshold"] = choose_threshold(LABELS, said["validation"])
+            made.append(scored(unit))
     return made
 
 
@@ -54,17 +60,33 @@ def result(group="main", seeds=3, gains=None, plan=FEW, data=DATA, **config):
                  "config": values, "inputs": {}, **found}  # fmt: skip
 
 
-def written(folder, group, seeds=3, deck=(), **changes):
-    """The same on disk, with its figures."""
-    own, made = result(group, seeds, **changes)
-    suffix = "fair" if group == "main" else f"fair_{group}"
+@dataclasses.dataclass
+class Config(CommonConfig):
+    """09's, as far as its page depends on it."""
+
+    folder = "comparison/fair"
+    num_epochs: int = option(5, "")
+    num_epochs_ddpm: int = option(3, "")
+
+
+class Images:
+    """Stands for ``Radiographs``."""
+
+    def __init__(self, about):
+        self.describe = lambda: about
+
+
+def written(folder, group, seeds=3, deck=(), data=DATA, **changes):
+    """What 09 writes, on disk, with its exhibits."""
+    own, found = result(group, seeds, data=data, **changes)
+    out = Step(Config(output_dir=str(folder), image_size=64), Images(data))
+    out.folder /= group.replace("main", "")
     test = RadiographTensors(torch.zeros(120, 1, 8, 8, dtype=torch.uint8), torch.tensor(LABELS))
-    pictures = comparison_pictures(
-        made["arms"], made, own, test, made["data"], list(deck), folder, suffix
-    )
-    about = {"figures": pictures, "deck": list(deck), "seconds": 1.0, "versions": {}}
-    path = folder / "comparison" / "fair" / group.replace("main", "") / "result.json"
-    results.write_json(path, made | about | {"finished_at": "2026-01-01T00:00:00"})
+    found |= {"deck": list(deck), "audit": {"sentence": "No leak <b>."}}
+    suffix = f"fair_{group}".removesuffix("_main")
+    shown = comparison_exhibits.exhibits(found, out, own, test, suffix)
+    taken = {name: found[name] for name in found if name not in ("data", "config", "inputs")}
+    return out.save(shown, **taken)
 
 
 def text_of(path):
@@ -143,7 +165,7 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
     arms = [{"arm": arm, "seeds": seeds, "num_added": 40} for arm in GROUPS["main"]]
     made = {"primary": primary, "contrasts": [], "exchange": [], "arms": arms, "plan": PLAN,
             "data": DATA, "config": {}, "inputs": {}}  # fmt: skip
-    said = comparison.verdict_sentence(made, TITLES)
+    said = verdict_sentence(made)
     asked = "As planned: does synthetic data help more than as many duplicates of real images? "
     assert said.startswith(asked)
     answer, parts = said.removeprefix(asked).split(": ", 1)
@@ -157,13 +179,13 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
     assert [block.split(" with ")[0] for block in blocks] == list(kinds)
     for row in primary:
         (own,) = [block for block in blocks if block.startswith(row["verdict"])]
-        assert f"{TITLES[row['a']]} +0.010 [+0.000, +0.020], p 0.04" in own
+        assert f"{ARMS[row['a']].title} +0.010 [+0.000, +0.020], p 0.04" in own
 
 
 def test_departures_from_the_plan_are_said():
     _, made = result(seeds=2, plan=FEW | {"num_seeds": 2})
     assert comparison.deviations(made) == []
-    assert comparison.verdict_sentence(made, TITLES).startswith("As planned")
+    assert verdict_sentence(made).startswith("As planned")
     for changes, says in (
         ({"data": DATA | {"kind": "phantom"}}, "phantom data"),
         ({"data": DATA | {"protocol": "deck"}}, "deck protocol"),
@@ -179,7 +201,7 @@ def test_departures_from_the_plan_are_said():
         changed = made | changes
         (phrase,) = comparison.deviations(changed)
         assert says in phrase
-        said = comparison.verdict_sentence(changed, TITLES)
+        said = verdict_sentence(changed)
         assert said.startswith(f"Rehearsal, not the plan ({phrase})")
 
 
@@ -200,10 +222,10 @@ def test_the_answer_is_read_beside_fresh_seeds_plain_training_and_classical_arms
     assert len(made["unread"]) == len(made["primary"])
     assert made["unread"][0]["estimate"] != made["primary"][0]["estimate"]
     assert [(c["a"], c["b"]) for c in made["beside"]] == list(comparison.BESIDE)
-    said = comparison.verdict_sentence(made, TITLES)
+    said = verdict_sentence(made)
     beside = said.split("against no added images: ")[1]
     for arm in (*PLAN["primary"]["arms"], "duplicates", "classical"):
-        assert TITLES[arm] in beside  # whatever its verdict: nothing is picked by outcome
+        assert ARMS[arm].title in beside  # whatever its verdict: nothing is picked by outcome
     assert "nobody had read before the plan" in said
     assert "against classical augmentation" in said
     _, known = result(seeds=1, plan=plan)
@@ -214,10 +236,10 @@ def test_the_answer_is_read_beside_fresh_seeds_plain_training_and_classical_arms
 
 def test_duplicates_are_called_as_many_only_where_they_are():
     _, made = result(seeds=2)
-    assert "more than as many duplicates of real images?" in comparison.verdict_sentence(made, TITLES)
+    assert "more than as many duplicates of real images?" in verdict_sentence(made)
     rows = [row | {"num_added": 10 * (row["arm"] == "ddpm") + row["num_added"]}
             for row in made["arms"]]  # fmt: skip
-    said = comparison.verdict_sentence(made | {"arms": rows}, TITLES)
+    said = verdict_sentence(made | {"arms": rows})
     assert "as many" not in said
     assert "than the duplicates that balance the classes" in said
 
@@ -236,11 +258,11 @@ def test_the_exchange_rate_in_words():
     )
     (rate,) = [r for r in helps["exchange"] if r["metric"] == "auroc" and "synth" in r["arm"]]
     assert rate["determined"]
-    said = comparison.verdict_sentence(helps, TITLES)
+    said = verdict_sentence(helps)
     assert f"one synthetic image is worth {rate['rate']:.2f} [{rate['low']:.2f}, " in said
     assert said.startswith("Exploratory")
-    assert "is not determined" in comparison.verdict_sentence(nothing, TITLES)
-    said = comparison.verdict_sentence(harms, TITLES)
+    assert "is not determined" in verdict_sentence(nothing)
+    said = verdict_sentence(harms)
     assert "there is no rate" in said
     assert "worth" not in said
 
@@ -259,28 +281,23 @@ def test_disagreements_are_those_of_the_generators():
 def test_the_page_of_all_groups(tmp_path):
     """Every figure has its slide, the primary table its verdicts, the plan and the audit a line."""
     deck = [row for row in comparison.DECK_RESULTS if row["arm"] == "cvae"]
-    written(tmp_path, "main", 2, deck=deck, gains={"cvae": -1.0}, data=DATA | {"kind": "phantom"})
-    written(tmp_path, "extended", 2)
-    written(tmp_path, "exchange", gains={"original": -1.5}, hide=0.5)
-    path = tmp_path / "comparison" / "fair" / "result.json"
-    results.write_json(path, results.read_json(path) | {"audit": {"sentence": "No leak <b>."}})
+    phantom = DATA | {"kind": "phantom"}
+    made = written(tmp_path, "main", 2, deck=deck, gains={"cvae": -1.0}, data=phantom)
+    others = [written(tmp_path, "extended", 2),
+              written(tmp_path, "exchange", gains={"original": -1.5}, hide=0.5)]  # fmt: skip
     page = build_report(tmp_path, "quick")
     text = text_of(page)
-    assert "More figures" not in text
+    assert "More exhibits" not in text
     assert page.read_text().count("<figure>") == len(list((tmp_path / "figures").glob("*.png")))
-    made = results.read_json(path)
     for c in made["primary"]:
-        assert f"{TITLES[c['a']]} {c['estimate']:+.4f} [{c['low']:+.3f}, " in text
+        assert f"{ARMS[c['a']].title} {c['estimate']:+.4f} [{c['low']:+.3f}, " in text
     assert "does not follow that plan (phantom data; 2 seeds, not 10): a rehearsal" in text
     assert PLAN["known_before"] in text
     assert "No leak <b>." in text
     assert "one trained generator per arm" in text
     wide = [row.count("<td>") for row in page.read_text().split("<tr>")]
     assert max(wide) <= 9
-    verdicts = results.read_json(tmp_path / "verdict.json")
-    assert list(verdicts) == ["comparison/fair", "comparison/fair/extended",
-                              "comparison/fair/exchange"]  # fmt: skip
-    for sentence in verdicts.values():
+    for sentence in (one["exhibits"]["verdict"]["text"] for one in (made, *others)):
         assert " ".join(sentence.split()) in text
     (inside,) = re.findall(r"original \+ CVAE accuracy 0\.7532 .*? (inside|outside)", text)
     mean = next(row for row in made["arms"] if row["arm"] == "cvae")["test"]["accuracy"]

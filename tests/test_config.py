@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from chestx import results
 from chestx.config import (
     PRESETS,
     CommonConfig,
@@ -16,9 +15,9 @@ from chestx.config import (
     generator_for,
     option,
     parse,
-    run,
     seed_sequence,
 )
+from chestx.step import run_script, settings
 
 
 @dataclasses.dataclass
@@ -133,33 +132,31 @@ def test_other_parts_give_other_seeds() -> None:
 
 def test_settings_are_the_fields_that_affect_the_result() -> None:
     """Writing elsewhere or resuming makes no result stale; another seed does."""
-    settings = results.settings(Config())
-    assert {"protocol", "image_size", "seed", "channels", "learning_rate"} <= set(settings)
-    assert not {"preset", "data", "output_dir", "resume", "verbose"} & set(settings)
+    decisive = settings(Config())
+    assert {"protocol", "image_size", "seed", "channels", "learning_rate"} <= set(decisive)
+    assert not {"preset", "data", "output_dir", "resume", "verbose"} & set(decisive)
     elsewhere = Config(output_dir="elsewhere", resume=True, verbose=False, preset="laptop")
-    assert results.settings(elsewhere) == settings
-    assert results.settings(Config(seed=1)) != settings
+    assert settings(elsewhere) == decisive
+    assert settings(Config(seed=1)) != decisive
 
 
 @pytest.mark.parametrize("error", [
     ValueError("no such thing"), OSError("disk full"), FloatingPointError("the loss is nan"),
     MemoryError("try batch_size=8"), RuntimeError("out of memory")])  # fmt: skip
 def test_errors_end_with_one_line_unless_asked_for_more(error, monkeypatch):
-    def main(config):
+    def work():
         raise error
 
-    monkeypatch.setattr("sys.argv", ["script"])
     with pytest.raises(SystemExit, match=f"error: {error}"):
-        run(main, CommonConfig, "")
+        run_script(work)
     monkeypatch.setenv("CHESTX_DEBUG", "1")
     with pytest.raises(type(error)):
-        run(main, CommonConfig, "")
+        run_script(work)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_says_how_to_go_on(number, code, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["script"])
+def test_an_interruption_says_how_to_go_on(number, code, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        run(lambda config: signal.raise_signal(number), CommonConfig, "")
+        run_script(lambda: signal.raise_signal(number))
     assert exit_info.value.code == code
     assert f"stopped by {number.name}; the same command with --resume" in capsys.readouterr().err

@@ -12,19 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from chestx import data, images, results, sources
+from chestx import files
 from chestx.config import CommonConfig
+from chestx.radiographs import images, sources
+from chestx.radiographs.sources import CLASS_NAMES, NORMAL, PNEUMONIA
 from chestx.radiographs.splits import (
     Radiographs,
-    RadiographTensors,
+    class_counts,
+    load,
     load_radiographs,
     missing_images,
     patient_groups,
     patient_key,
     stratified_subset,
-    to_tensors,
 )
-from chestx.radiographs.sources import CLASS_NAMES, NORMAL, PNEUMONIA
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
 
 FAIR = {"train", "validation", "reference", "test"}
 DECK = {"train", "validation", "test"}
@@ -103,7 +105,7 @@ def test_sha256_is_of_the_file(phantom_folder: Path) -> None:
 def test_fair_splits_have_the_proportions_of_the_design(phantoms: Radiographs) -> None:
     """75 / 10 / 15 percent of train and val, in each class."""
     shares = {"train": 0.75, "validation": 0.10, "reference": 0.15}
-    counts = {name: data.class_counts(phantoms[name]["label"]) for name in shares}
+    counts = {name: class_counts(phantoms[name]["label"]) for name in shares}
     for class_name in CLASS_NAMES:
         total = sum(count[class_name] for count in counts.values())
         for name, share in shares.items():
@@ -135,8 +137,8 @@ def test_deck_protocol_takes_the_official_folders(phantom_folder: Path) -> None:
     """`--protocol deck` is the slides' split: each folder as it is."""
     radiographs = load_radiographs(str(phantom_folder), "deck")
     for name, part in (("train", "train"), ("validation", "val"), ("test", "test")):
-        files = {str(p.relative_to(phantom_folder)) for p in phantom_folder.glob(f"{part}/*/*")}
-        assert set(radiographs[name]["file_name"]) == files
+        found = {str(p.relative_to(phantom_folder)) for p in phantom_folder.glob(f"{part}/*/*")}
+        assert set(radiographs[name]["file_name"]) == found
 
 
 def test_test_is_the_official_folder_under_both_protocols(phantom_folder: Path) -> None:
@@ -148,7 +150,7 @@ def test_test_is_the_official_folder_under_both_protocols(phantom_folder: Path) 
 def test_load_reads_a_script_configuration(phantom_folder: Path) -> None:
     """What stands in the flags decides what is loaded."""
     config = CommonConfig(data=str(phantom_folder), protocol="deck", limit=12)
-    radiographs = data.load(config)
+    radiographs = load(config)
     assert set(radiographs) == DECK and len(radiographs["train"]) == 12
 
 
@@ -471,7 +473,7 @@ def test_limit_keeps_both_classes_in_proportion(phantom_folder: Path, limit: int
     assert_no_leak(subset)
     for name, split in subset.items():
         assert len(split) == min(limit, len(whole[name]))
-        counts, all_counts = (data.class_counts(s["label"]) for s in (split, whole[name]))
+        counts, all_counts = (class_counts(s["label"]) for s in (split, whole[name]))
         expected = len(split) * all_counts["NORMAL"] / len(whole[name])
         assert abs(counts["NORMAL"] - expected) <= 1 and min(counts.values()) >= 1
         assert set(split["sha256"]) <= set(whole[name]["sha256"])
@@ -541,9 +543,8 @@ def test_second_call_decodes_nothing(
     monkeypatch.setattr(images, "decode", no_decoding)
     again = to_tensors(split, 16)
     assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
-    for size, resize in ((24, "squash"), (16, "letterbox")):  # what made them is the key
-        with pytest.raises(AssertionError, match="decoded"):
-            to_tensors(split, size, resize)
+    with pytest.raises(AssertionError, match="decoded"):  # what made them is the key
+        to_tensors(split, 24)
     with pytest.raises(AssertionError, match="decoded"):
         to_tensors(split.select(range(15)), 16)
 
@@ -606,17 +607,6 @@ def test_as_many_labels_as_images() -> None:
         RadiographTensors(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(2))
 
 
-def test_letterbox_and_squash_differ_for_oblong_images(folder: Path) -> None:
-    """--resize reaches the pixels: a letterboxed wide image has black bars, a squashed none."""
-    path = first_file(folder, "test", "NORMAL")
-    Image.new("L", (64, 32), 255).save(path)
-    split = load_radiographs(str(folder), "deck")["test"].select([0])
-    squashed, boxed = (
-        to_tensors(split, 16, mode).images.float() for mode in ("squash", "letterbox")
-    )
-    assert squashed.min() > 250 and boxed[..., 0, :].max() < 5 and boxed[..., 8, :].min() > 250
-
-
 # -------------------------------------------------------------------------------- real radiographs
 
 
@@ -660,7 +650,7 @@ def test_real_fair_splits_share_nothing(real: dict[str, Radiographs]) -> None:
     fair = real["fair"]
     assert_no_leak(fair)
     assert sum(map(len, fair.values())) == 5856
-    assert 180 <= data.class_counts(fair["reference"]["label"])["NORMAL"] <= 220
+    assert 180 <= class_counts(fair["reference"]["label"])["NORMAL"] <= 220
     own = sum(len(fair[name]) for name in ("train", "validation", "reference"))
     for name, share in (("train", 0.75), ("validation", 0.10), ("reference", 0.15)):
         assert len(fair[name]) / own == pytest.approx(share, abs=0.02)
@@ -673,7 +663,7 @@ def test_real_fair_split_is_the_same_everywhere(real: dict[str, Radiographs]) ->
     Up to scikit-learn 1.7 ``StratifiedGroupKFold`` shuffled otherwise.
     """
     names = {name: sorted(split["file_name"]) for name, split in real["fair"].items()}
-    assert {name: results.fingerprint(files) for name, files in names.items()} == {
+    assert {name: files.fingerprint(listed) for name, listed in names.items()} == {
         "train": "7efe37a2a47b",
         "validation": "6c3d5044f0e0",
         "reference": "24f8dd1b91d8",

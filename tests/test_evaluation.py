@@ -5,12 +5,14 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from chestx import evaluation, figures
-from chestx import images as pixels
+from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for
-from chestx.radiographs.splits import load_radiographs, to_tensors
-from chestx.metrics import features
-from chestx.models import ChestCNN
+from chestx.generators.registry import GENERATORS
+from chestx.radiographs import images as pixels
+from chestx.radiographs.splits import Radiographs, load_radiographs
+from chestx.radiographs.tensors import to_tensors
+from chestx.report import figures
+from chestx.study import evaluation, features
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +24,31 @@ def splits():
     chosen = {"train": np.flatnonzero(part < 4), "validation": np.flatnonzero(part == 4),
               "reference": np.flatnonzero(part == 5)}  # fmt: skip
     chosen["train"] = np.concatenate([chosen["train"], chosen["train"][:9]])
-    found = {name: rows.select(indices) for name, indices in chosen.items()}
+    found = Radiographs({name: rows.select(indices) for name, indices in chosen.items()})
     fresh = to_tensors(rows.select(np.flatnonzero(part > 5)), 32).of_class(0)
     return found, pixels.to_float(fresh.images)
 
 
 @pytest.fixture(scope="module")
 def real(splits):
-    tensors = {name: to_tensors(rows, 32) for name, rows in splits[0].items()}
-    return evaluation.RealImages.of(splits[0], tensors, 0)
+    return features.RealImages.of(splits[0], 32)
 
 
 def test_no_training_image_counts_twice(splits, real):
     rows = splits[0]["train"]
     assert len(real.tensors["train"]) == len(set(rows["sha256"])) == len(rows) - 9
-    assert len(real.train_patients) == len(real.tensors["train"])
-    by_patient = {sha: patient for sha, patient in zip(rows["sha256"], rows["patient"])}
+    assert len(real.train_patients) == len(real.own["train"])
+    own = zip(rows["sha256"], rows["patient"], rows["label"])
+    by_patient = {sha: patient for sha, patient, label in own if label == real.label}
     assert sorted(real.train_patients) == sorted(by_patient.values())
     assert len(real.reference_patients) == len(real.own["reference"])
     others = real.others("train", 7)
     assert others.shape == (7, 1, 32, 32)
     assert torch.unique(others, dim=0).shape[0] == 7
+    without = Radiographs({"train": rows})
+    without.protocol = "deck"
+    with pytest.raises(ValueError, match="has no reference split"):
+        features.RealImages.of(without, 32)
 
 
 def test_fresh_images_copies_and_grain(splits, real):
@@ -64,12 +70,10 @@ def test_fresh_images_copies_and_grain(splits, real):
         assert 0.2 < rows[name]["real_or_made"] < 0.8
         assert rows[name]["coverage"] > 0.6
     assert rows["grain"]["kid"]["low"] > scores["floor"]["p95"]
-    assert rows["grain"]["fid"] > 2 * rows["fresh"]["fid"]
+    assert rows["grain"]["fid"]["fid"] > 2 * rows["fresh"]["fid"]["fid"]
     assert rows["grain"]["real_or_made"] > 0.8
     assert rows["grain"]["coverage"] < rows["fresh"]["coverage"]
-    for row in rows.values():
-        assert all(row["intervals"][key][key] == row[key] for key in ("fid", "recall", "coverage"))
-    assert rows["grain"]["intervals"]["fid"]["low"] > rows["fresh"]["intervals"]["fid"]["high"]
+    assert rows["grain"]["fid"]["low"] > rows["fresh"]["fid"]["high"]
     size = scores["feature_size"]
     assert set(size) == {"reference images", *rows}
     assert 0.7 < size["reference images"]["mean"] < 1.4
@@ -98,6 +102,6 @@ def test_sets_without_a_name_or_colour_of_their_own_are_shown_in_words():
     shown = [label.get_text().partition("\n")[0] for label in axes.get_yticklabels()]
     assert shown == ["DDPM mended", "twin PNEUMONIA"]
     bodies = [to_hex(c.get_facecolor()[0]) for c in axes.collections[:2]]
-    assert bodies == [figures.COLOURS["ddpm_mended"], figures.COLOURS["nothing of that name"]]
-    assert figures.class_colour("clear", 0) == figures.COLOURS["NORMAL"]
-    assert figures.class_colour("NORMAL", 1) == figures.COLOURS["NORMAL"]
+    assert bodies == [GENERATORS["ddpm_mended"].colour, figures.colour("nothing of that name")]
+    assert figures.class_colour("clear", 0) == figures.CLASS_COLOURS["NORMAL"]
+    assert figures.class_colour("NORMAL", 1) == figures.CLASS_COLOURS["NORMAL"]

@@ -1,4 +1,4 @@
-"""FID, precision to coverage and MS-SSIM against oracles and closed forms; ImageNet features."""
+"""FID, precision to coverage and MS-SSIM against oracles and closed forms."""
 
 import math
 
@@ -7,10 +7,9 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
-from torchvision.models import VGG16_Weights, vgg16
 
 from chestx.config import generator_for
-from chestx.metrics import features
+from chestx.study import features
 from chestx.study.distances import fid, ms_ssim_similarity, precision_to_coverage
 
 
@@ -150,28 +149,6 @@ def test_ms_ssim_tells_alike_from_different():
 
 
 # ------------------------------------------------------------------------------------ features
-
-
-def test_imagenet_features_ask_for_the_weights_and_normalise_as_these_want_it(monkeypatch):
-    asked, seen = [], []
-
-    def stub(weights):
-        asked.append(weights)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = vgg16(weights=None)
-        network.features[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        return network
-
-    monkeypatch.setattr(features, "vgg16", stub)
-    extract = features.imagenet_vgg16()
-    assert asked == [VGG16_Weights.IMAGENET1K_V1]
-    images = torch.rand(2, 1, 32, 32, generator=generator_for(0)) * 2 - 1
-    assert extract(images).shape == (2, 1472)
-    # torchvision's own transform, but for its resizing
-    preset = VGG16_Weights.IMAGENET1K_V1.transforms(resize_size=32, crop_size=32)
-    expected = preset(((images + 1) / 2).expand(-1, 3, -1, -1))
-    torch.testing.assert_close(seen[0], expected)
 
 
 def test_features_of_the_real_images_are_kept():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chestx import images
+from chestx.radiographs import images
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -158,8 +158,7 @@ def test_what_lies_outside_is_clipped(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("size", [12, 48, 96])
-@pytest.mark.parametrize("mode", ["squash", "letterbox"])
-def test_real_and_synthetic_images_go_through_one_chain(size: int, mode: str) -> None:
+def test_real_and_synthetic_images_go_through_one_chain(size: int) -> None:
     """The same pixels from a file, from a tensor or in a batch: no cue tells them apart."""
     batch = torch.randint(0, 256, (5, 1, 48, 48), generator=torch.Generator().manual_seed(0))
     batch = batch.to(torch.uint8)
@@ -167,7 +166,7 @@ def test_real_and_synthetic_images_go_through_one_chain(size: int, mode: str) ->
     assert resized.shape == (5, 1, size, size) and resized.dtype == torch.uint8
     for image, expected in zip(batch, resized):
         file = reopened(Image.fromarray(image[0].numpy()))
-        assert torch.equal(images.decode(file, size, mode), expected)
+        assert torch.equal(images.decode(file, size), expected)
         assert torch.equal(images.resize(image, size), expected)
 
 
@@ -178,24 +177,9 @@ def test_resize_is_antialiased() -> None:
     assert (small - 127.5).abs().max() < 10
 
 
-@pytest.mark.parametrize("height, width", [(20, 50), (50, 20), (21, 50), (33, 33)])
-def test_letterbox_is_square_with_the_image_in_a_black_frame(height: int, width: int) -> None:
-    """Letterboxing adds black and changes nothing else."""
-    square = images.letterbox(torch.full((1, height, width), 200, dtype=torch.uint8))
-    side = max(height, width)
-    assert square.shape == (1, side, side)
-    assert set(square.unique().tolist()) <= {0, 200}
-    rows, columns = (square[0] == 200).nonzero(as_tuple=True)
-    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (height, width)
-    assert abs((rows.min() + rows.max()) - (side - 1)) <= 1
-    assert abs((columns.min() + columns.max()) - (side - 1)) <= 1
-
-
-def test_squash_fills_the_square_and_letterbox_keeps_the_shape() -> None:
-    """The option does what its name says: a wide white image fills half of a letterbox."""
-    wide = Image.new("L", (64, 32), 255)
-    assert images.decode(wide, 16, "squash").float().mean() == 255
-    assert images.decode(wide, 16, "letterbox").float().mean() == pytest.approx(127.5, abs=5)
+def test_an_oblong_image_is_squashed_to_fill_the_square() -> None:
+    """As on the slides: no frame, the whole image."""
+    assert images.decode(Image.new("L", (64, 32), 255), 16).float().mean() == 255
 
 
 @pytest.mark.parametrize("width, height", [(8, 8), (100, 800), (800, 100), (2916, 2583)])
@@ -224,9 +208,3 @@ def test_a_header_that_claims_gigapixels_is_refused(
     """60000 x 60000 pixels in a hundred bytes never reach the memory."""
     with pytest.raises((ValueError, Image.DecompressionBombError)):
         images.check_size(Image.open(io.BytesIO(png_claiming(60_000, 60_000))))
-
-
-def test_unknown_resize_mode_is_an_error() -> None:
-    """A typing error in `resize=` is no silent squash."""
-    with pytest.raises(ValueError, match="crop"):
-        images.decode(Image.new("L", (64, 32)), 16, "crop")

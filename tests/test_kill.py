@@ -18,10 +18,9 @@ import pytest
 import torch
 from test_training import MODELS, build, data
 
-from chestx import checkpoint, results
-from chestx.config import CommonConfig
-from chestx.config import run as run_script
-from chestx.training import TrainingConfig, train
+from chestx import files
+from chestx.step import run_script
+from chestx.training import TrainingConfig, checkpoint, train
 
 NUM_KILLS = 100 if os.environ.get("CHESTX_MANY_FAULTS") else 20
 SEED = int(os.environ.get("CHESTX_FAULT_SEED", "0"))
@@ -49,7 +48,7 @@ def run(name: str, folder: Path, pause: float = 0.0) -> None:
     history = train(model, loss_fn, data(), CONFIG, folder, validation_data=data(6, 1), resume=True)
     kept = [{key: row[key] for key in ("step", "lr", "train", "validation")} for row in history]
     weights = {key: value.tolist() for key, value in model.state_dict().items()}
-    results.write_json(folder / "final.json", results.fingerprint(kept, weights))
+    files.write_json(folder / "final.json", files.fingerprint(kept, weights))
 
 
 def forked(function, *arguments) -> int:
@@ -99,7 +98,7 @@ def whole_runs(folder: Path) -> dict[str, tuple[str, float]]:
         started = time.monotonic()
         assert exit_code(forked(run, name, folder / name)) == 0, name
         seconds = time.monotonic() - started
-        found[name] = results.read_json(folder / name / "final.json"), seconds
+        found[name] = files.read_json(folder / name / "final.json"), seconds
     return found
 
 
@@ -129,7 +128,7 @@ def kills(folder: Path, num_kills: int, seed: int) -> dict[str, int]:
             found["most steps lost by one kill"] = max(found["most steps lost by one kill"], lost)
             found["steps begun again"] += lost
             found["kills"], left = found["kills"] + 1, left - 1
-        assert results.read_json(own / "final.json") == weights, (name, seed, found)
+        assert files.read_json(own / "final.json") == weights, (name, seed, found)
         found["runs"] += 1
     return found
 
@@ -140,7 +139,7 @@ def asked_to_stop(folder: Path, number: int) -> dict:
     def script(where: Path, pause: float) -> None:
         sys.argv = ["script"]
         sys.stderr = (where / "said").open("w", buffering=1)
-        run_script(lambda config: run("classifier", where, pause), CommonConfig, "")
+        run_script(lambda: run("classifier", where, pause))
 
     once, twice = folder / f"once_{number}", folder / f"twice_{number}"
     for where in (once, twice):
@@ -153,7 +152,7 @@ def asked_to_stop(folder: Path, number: int) -> dict:
     found = {"code": exit_code(pid), "said": (once / "said").read_text()}
     found |= {"begun": begun(once), "saved": saved_step(once)}
     assert exit_code(forked(run, "classifier", once)) == 0
-    found["weights"] = results.read_json(once / "final.json")
+    found["weights"] = files.read_json(once / "final.json")
 
     pid = forked(script, twice, 600)  # a step that nobody wants to wait for
     while begun(twice) < 1:
@@ -171,8 +170,8 @@ def warm_process(folder: Path, num_kills: int, seed: int) -> None:
     found = {"kills": kills(folder, num_kills, seed)}
     for number in (signal.SIGINT, signal.SIGTERM):
         found[number.name] = asked_to_stop(folder, number)
-    weights = {name: results.read_json(folder / "whole" / name / "final.json") for name in MODELS}
-    results.write_json(folder / "found.json", found | {"whole": weights})
+    weights = {name: files.read_json(folder / "whole" / name / "final.json") for name in MODELS}
+    files.write_json(folder / "found.json", found | {"whole": weights})
 
 
 def start(*arguments) -> subprocess.Popen:
@@ -186,7 +185,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the warm process saw."""
     folder = tmp_path_factory.mktemp("warm")
     assert start("warm", folder, NUM_KILLS, SEED).wait(timeout=1800) == 0
-    return results.read_json(folder / "found.json")
+    return files.read_json(folder / "found.json")
 
 
 def test_killed_runs_end_as_the_others(found, capsys):
@@ -219,7 +218,7 @@ def test_processes_that_are_killed_five_times(found, tmp_path):
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert exit_code(forked(run, "ddpm", tmp_path)) == 0
-    assert results.read_json(tmp_path / "final.json") == found["whole"]["ddpm"]
+    assert files.read_json(tmp_path / "final.json") == found["whole"]["ddpm"]
 
 
 if __name__ == "__main__":

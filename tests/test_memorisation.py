@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from chestx import images as pixels
 from chestx.config import generator_for
-from chestx.radiographs.splits import load_radiographs, to_tensors
-from chestx.metrics import memorisation
+from chestx.radiographs import images as pixels
+from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.tensors import to_tensors
+from chestx.study import memorisation
 from chestx.study.features import FeatureSpace, random_vgg16
 
 SIZE, COPIES = 64, 6

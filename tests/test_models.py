@@ -9,13 +9,18 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from chestx.radiographs.splits import RadiographTensors
-from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.classifier.cnn import classifier_loss
-from chestx.generators.cvae import cvae_loss, gaussian_nll, kl_divergence
+from chestx.classifier.cnn import ChestCNN, classifier_loss
+from chestx.generators.cvae import ConditionalVAE, cvae_loss, gaussian_nll, kl_divergence
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.generators.enhanced_cvae import EnhancedCVAELoss, ResidualBlock, mean_ssim
+from chestx.generators.enhanced_cvae import (
+    EnhancedConditionalVAE,
+    EnhancedCVAELoss,
+    ResidualBlock,
+    mean_ssim,
+)
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.radiographs.phantom import phantom_split
+from chestx.radiographs.tensors import RadiographTensors
 from chestx.training import TrainingConfig, train
 
 SIZE = 16
@@ -62,17 +67,13 @@ def test_classifier_refuses_sizes_it_cannot_pool_twice():
 def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
     zeros = torch.zeros(3, 5)
     assert kl_divergence(zeros, zeros).abs().max() == 0
-    prior = torch.randn(3, 5), torch.randn(3, 5)
-    assert kl_divergence(*prior, *prior).abs().max() < 1e-6
     assert (kl_divergence(zeros + 1, zeros) > 0).all()
 
 
 def test_kl_agrees_with_torch_distributions():
-    mu, logvar, prior_mu, prior_logvar = torch.randn(4, 3, 5)
-    expected = torch_kl(
-        Normal(mu, (0.5 * logvar).exp()), Normal(prior_mu, (0.5 * prior_logvar).exp())
-    ).sum(1)
-    assert torch.allclose(kl_divergence(mu, logvar, prior_mu, prior_logvar), expected, atol=1e-4)
+    mu, logvar = torch.randn(2, 3, 5)
+    expected = torch_kl(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(1)
+    assert torch.allclose(kl_divergence(mu, logvar), expected, atol=1e-4)
 
 
 def test_likelihood_is_a_normal_density_summed_over_pixels():
@@ -105,21 +106,9 @@ def test_vae_shapes_range_and_dependence_on_the_label(model_class):
 
 def test_reparameterize_has_the_right_mean_and_spread():
     mu, logvar = torch.full((20_000, 1), 0.7), torch.full((20_000, 1), math.log(0.25))
-    z = vae().reparameterize(mu, logvar, torch.Generator().manual_seed(0))
+    z = vae().reparameterize(mu, logvar)  # ``vae`` sets the seed
     assert z.mean().item() == pytest.approx(0.7, abs=0.02)
     assert z.std().item() == pytest.approx(0.5, abs=0.02)
-
-
-def test_learned_prior_is_sampled_from():
-    model = vae(learned_prior=True)
-    assert model.prior_mu.weight.requires_grad
-    assert not vae().prior_mu.weight.requires_grad
-    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    labels = torch.zeros(2, dtype=torch.long)
-    before = model.sample(labels, generator())
-    with torch.no_grad():
-        model.prior_mu.weight += 3
-    assert not torch.allclose(before, model.sample(labels, generator()))
 
 
 def test_cvae_loss_is_the_negative_elbo():
@@ -232,8 +221,8 @@ class Spy(torch.nn.Module):
         return SimpleNamespace(sample=torch.zeros_like(noisy_images))
 
 
-def test_dropout_and_weights_that_are_off_draw_and_change_nothing():
-    """Runs of before these options go on bit for bit."""
+def test_dropout_that_is_off_draws_and_changes_nothing():
+    """The loss without options is the mean square of (noise - prediction), and no draw more."""
     scheduler, x = build_scheduler(), torch.randn(8, 1, 4, 4)
     batch = {"images": x, "class_labels": torch.zeros(8, dtype=torch.long)}
     torch.manual_seed(5)
@@ -261,33 +250,6 @@ def test_label_dropout_replaces_that_share_by_the_null_label():
             DenoisingLoss(build_scheduler(), label_dropout=0.2)(Spy(without_null), batch)
     with pytest.raises(ValueError, match=r"label_dropout=1"):
         DenoisingLoss(build_scheduler(), label_dropout=1.0)
-    with pytest.raises(ValueError, match="min_snr_gamma=-1"):
-        DenoisingLoss(build_scheduler(), min_snr_gamma=-1)
-
-
-@pytest.mark.parametrize("schedule", ["deck", "scaled", "zero_snr"])
-def test_min_snr_weights_make_x0_errors_count_alike(schedule):
-    """One error of x_0 costs min(SNR, 5) times its square, whatever the network predicts."""
-    t = torch.arange(200)
-    x = torch.randn(200, 1, 2, 2)
-    for kind in ("epsilon", "v_prediction", "sample"):
-        if (schedule, kind) == ("zero_snr", "epsilon"):
-            continue
-        scheduler = build_scheduler(schedule, kind)
-        loss = DenoisingLoss(scheduler, min_snr_gamma=5.0)
-        abar = scheduler.alphas_cumprod.double()
-        snr = abar / (1 - abar)
-        weights = loss.weights(t).double()
-        assert torch.isfinite(weights).all()
-        per_x0 = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones(200)}[kind]
-        assert torch.allclose(weights * per_x0, snr.clamp(max=5), rtol=1e-3, atol=1e-6)
-        batch = {"images": x, "class_labels": torch.zeros(200, dtype=torch.long)}
-        total, logs = loss(Spy(None), batch)
-        assert total != logs["mse"]
-        assert torch.isfinite(total)
-    epsilon = DenoisingLoss(build_scheduler("zero_snr", "sample"), min_snr_gamma=5.0)
-    epsilon.scheduler.register_to_config(prediction_type="epsilon")
-    assert torch.isfinite(epsilon.weights(t)).all()  # 0 / 0 at T otherwise
 
 
 def test_class_labels_reach_the_unet(tensors):
@@ -343,8 +305,6 @@ def test_saved_models_load_with_the_same_output(name, tensors, tmp_path):
 
 
 def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
-    from chestx.generators.pipeline import RadiographPipeline
-
     RadiographPipeline(unet(), build_scheduler()).save_pretrained(tmp_path)
     ours = RadiographPipeline.from_pretrained(tmp_path)
     stock = DDPMPipeline.from_pretrained(tmp_path)

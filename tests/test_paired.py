@@ -8,13 +8,15 @@ from scipy.special import logit
 from scipy.stats import binom, norm, ttest_rel
 from sklearn.metrics import accuracy_score, brier_score_loss, recall_score, roc_auc_score
 
-from chestx.classifier.metrics import classification_metrics, mean_interval
+from chestx.classifier.metrics import classification_metrics
 from chestx.study.paired import (
     bootstrap,
     contrast,
     exchange_rate,
     holm,
     mcnemar,
+    mean_interval,
+    prediction_interval,
     weighted_scores,
 )
 
@@ -98,9 +100,7 @@ def test_one_seed_resamples_patients_alone():
     patients = np.repeat(np.arange(100), 4)
     labels = patients % 2
     right = patients >= 20  # all images of a patient together
-    draws = bootstrap(
-        labels, patients.astype(str), {"a": (2 * (right == labels) - 1.0)[None]}
-    )
+    draws = bootstrap(labels, patients.astype(str), {"a": (2 * (right == labels) - 1.0)[None]})
     assert draws["a"]["accuracy"].std() == pytest.approx(np.sqrt(0.8 * 0.2 / 100), rel=0.05)
 
 
@@ -253,3 +253,17 @@ def test_errors_name_what_is_wrong():
         bootstrap(labels, np.full(len(labels), "a"), rows)
     with pytest.raises(ValueError, match="NaN"):
         bootstrap(labels, patients, {"0": rows["0"] * np.nan})
+
+
+def test_interval_is_students():
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval["mean"] == 2
+    assert interval["sd"] == 1
+    assert interval["high"] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
+    assert mean_interval([1.0])["low"] is None
+    with pytest.raises(ValueError, match="n=1"):
+        prediction_interval(mean_interval([1.0]))
+    _, high = prediction_interval(interval)
+    assert high - 2 == pytest.approx(4.3027 * np.sqrt(4 / 3), abs=1e-4)
+    same = mean_interval([0.5, 0.5])
+    assert (same["low"], same["high"]) == (0.5, 0.5)  # JSON has no NaN

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from chestx import phantom
+from chestx.radiographs import phantom
 from chestx.radiographs.phantom import CLASS_NAMES, draw_phantom, phantom_split
 
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_(\d+)\.jpeg$")

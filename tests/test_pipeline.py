@@ -12,11 +12,11 @@ import torch
 from diffusers import DDPMPipeline
 from diffusers.utils import logging
 
-from chestx import pipeline as pipelines
 from chestx.config import generator_for
+from chestx.generators import pipeline as pipelines
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet, null_label
 from chestx.generators.pipeline import RadiographPipeline, forward_strip, reverse_strip
-from chestx.generators.schedulers import SAMPLERS, check_schedule, start, swap_scheduler
+from chestx.generators.schedulers import SAMPLERS, check_schedule, swap_scheduler
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -197,7 +197,7 @@ def test_guidance_is_null_plus_w_times_the_difference_in_one_batch():
     result = made(2, ["NORMAL", "PNEUMONIA"], 4, generator_for(1), guidance_scale=3.0)
     assert batches == [[0, 1, 2, 2]] * 4
     scheduler, x = made.scheduler, torch.randn(2, 1, 16, 16, generator=generator_for(1))
-    start(scheduler, 4)
+    scheduler.set_timesteps(4)
     with torch.no_grad():
         for t in scheduler.timesteps:
             labelled = forward(x, t, torch.tensor([0, 1])).sample
@@ -253,8 +253,12 @@ def test_stock_pipeline_makes_the_same_images(schedule, many, tmp_path):
 def test_second_order_schedulers_evaluate_twice_per_step(name):
     made, seen = pipeline(schedule="scaled", prediction_type="v_prediction"), []
     made.scheduler = swap_scheduler(made.scheduler, name)
-    made(1, num_inference_steps=5, generator=generator_for(0),
-         on_step=lambda i, t, x: seen.append((i, t)))  # fmt: skip
+    made(
+        1,
+        num_inference_steps=5,
+        generator=generator_for(0),
+        on_step=lambda i, t, x: seen.append((i, t)),
+    )
     assert [i for i, _ in seen] == list(range(-1, 9))  # 2 n - 1 evaluations
     timesteps = [t for _, t in seen[1:]]
     assert timesteps == sorted(timesteps, reverse=True)
@@ -291,8 +295,9 @@ def test_a_schedule_is_tried_once_per_scheduler_and_number_of_steps(monkeypatch)
             made(1, num_inference_steps=steps, generator=generator_for(0))
     assert tried == [("DDPMScheduler", 4), ("DDPMScheduler", 75)]
     assert [str(w.message).partition("from pure noise at ")[2][:7] for w in caught] == [
-        "t = 150", "t = 148"
-    ]  # fmt: skip
+        "t = 150",
+        "t = 148",
+    ]
     made.scheduler = swap_scheduler(made.scheduler, "ddpm")  # the same class, other spacing
     for _ in range(2):
         made(1, num_inference_steps=4, generator=generator_for(0))
@@ -321,16 +326,20 @@ def test_a_first_run_says_what_the_decks_schedule_does_once_and_in_plain_words(t
     program = (
         "from run_all import load_example\n"
         "from chestx.config import defaults\n"
+        "from chestx.step import execute\n"
         f"for name, changes in {steps}.items():\n"
         "    example = load_example(name)\n"
         f"    values = defaults(example.Config) | {common} | changes\n"
         "    values |= {'num_inference_steps': 3} if 'num_inference_steps' in values else {}\n"
-        "    example.main(example.Config(**values))\n"
+        "    execute(example.main, example.Config(**values))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(EXAMPLES.parent)])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # our own bars too are for terminals only
     assert done.stdout.count("at T = 200 this schedule leaves 36% of the signal's amplitude") == 1

@@ -23,16 +23,19 @@ from safetensors.torch import load_file, save_file
 from test_examples import config as tiny
 from test_examples import load
 
-from chestx import data, results
+from chestx import files
+from chestx.classifier.cnn import ChestCNN, classifier_loss
 from chestx.config import CommonConfig, defaults, processes
-from chestx.radiographs.splits import RadiographTensors
-from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
-from chestx.classifier.cnn import classifier_loss
-from chestx.generators.cvae import cvae_loss
+from chestx.generators.cvae import ConditionalVAE, cvae_loss
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
-from chestx.generators.enhanced_cvae import EnhancedCVAELoss
-from chestx.synthesis import read_manifest
-from chestx.training import TrainingConfig, own_share, train
+from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
+from chestx.radiographs import images
+from chestx.radiographs.splits import load as load_data
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.step import execute, load_result
+from chestx.synthesis import SyntheticSet
+from chestx.training import TrainingConfig, train
+from chestx.training.loop import own_share
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
@@ -96,7 +99,7 @@ def error_of(call, *arguments, **named):
 
 def run_example(name, output_dir, **changes):
     example = load(name)
-    return example.main(tiny(example, output_dir, **changes))
+    return execute(example.main, tiny(example, output_dir, **changes))
 
 
 def worker(folder: Path) -> None:
@@ -104,11 +107,11 @@ def worker(folder: Path) -> None:
     state, found = processes(), {}
     rank, found["num_processes"] = state.process_index, state.num_processes
 
-    decoded, decode = [], data.images.decode
-    data.images.decode = lambda *arguments: decoded.append(1) or decode(*arguments)
+    decoded, decode = [], images.decode
+    images.decode = lambda *arguments: decoded.append(1) or decode(*arguments)
     config = CommonConfig(**defaults(CommonConfig) | PHANTOMS | {"output_dir": str(folder)})
-    radiographs = data.load(config)
-    found["pixels"] = data.to_tensors(radiographs["train"], 16).images.sum().item()
+    radiographs = load_data(config)
+    found["pixels"] = to_tensors(radiographs["train"], 16).images.sum().item()
     found["decoded"] = len(decoded)
 
     found["history"], weights = {}, {}
@@ -137,7 +140,7 @@ def worker(folder: Path) -> None:
     run_example("03_train_enhanced_cvae", folder, num_epochs=1)
     run_example("06_generate_synthetic", folder, **SYNTHESIS)
     run_example("08_train_classifier", folder, arm="ddpm")
-    found["result"] = results.load_result(folder / "classifier", "")["num_processes"]
+    found["result"] = load_result(folder / "classifier", "")["num_processes"]
     state_dict = weights["classifier"].state_dict()
     save_file({k: v.contiguous() for k, v in state_dict.items()}, folder / f"rank_{rank}.st")
     found["ends"] = time.time()
@@ -216,7 +219,7 @@ def test_training_without_draws_follows_one_process(two, one):
     torch.manual_seed(0)
     moved = (start().fc1.weight - model.fc1.weight).abs().max()
     assert moved > 3e-3  # thirty times the tolerance
-    assert results.read_json(folder / "train/classifier/history.json")[-1]["step"] == 20
+    assert files.read_json(folder / "train/classifier/history.json")[-1]["step"] == 20
 
 
 @pytest.mark.parametrize("name", ["cvae", "enhanced_cvae", "ddpm"])
@@ -247,7 +250,7 @@ def test_both_resume_bit_for_bit_and_refuse_another_configuration(two):
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_both(two):
     for found in two[1]:
-        assert re.match("FloatingPointError: .*the loss is nan at step 3;", found["nan"])
+        assert re.match("FloatingPointError: .*the loss is not finite at step 3;", found["nan"])
 
 
 def test_precision_by_flag(two):
@@ -266,17 +269,17 @@ def test_a_synthetic_set_is_the_one_that_one_process_writes(two, one):
     assert made["num_images"] == 28  # five batches for two processes
     for name in ("ddpm", "enhanced_cvae"):
         ours, theirs = (folder / "synthetic" / name for folder in (two[0], one))
-        assert [record["index"] for record in read_manifest(ours)] == list(range(28))
+        assert [record["index"] for record in SyntheticSet(ours).listed()] == list(range(28))
         files = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
         assert files == sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
         assert len(files) == 29
         for file in files:  # the manifest too
             assert (ours / file).read_bytes() == (theirs / file).read_bytes()
     unit = run_example("08_train_classifier", one, arm="ddpm")
-    found = results.load_result(two[0] / "classifier", "")
+    found = load_result(two[0] / "classifier", "")
     assert found["num_added"] == unit["num_added"] == 28
     assert found["test"]["auroc"] == pytest.approx(unit["test"]["auroc"], abs=0.02)
-    assert len(results.read_ledger(two[0] / "ledger.jsonl")) == 1
+    assert len(files.read_lines(two[0] / "ledger.jsonl")) == 1
 
 
 def test_an_exception_in_one_process_ends_the_other_within_a_minute(two):
@@ -307,7 +310,7 @@ def test_an_example_whose_process_is_killed_ends_and_goes_on(tmp_path):
     assert process.returncode == 0, said
     assert len(re.findall("cvae: resumed at step", said)) == 1  # the main process alone prints
     assert len(re.findall("cvae: validation", said)) == 1
-    result = results.load_result(tmp_path / "cvae", "")
+    result = load_result(tmp_path / "cvae", "")
     assert [row["epoch"] for row in result["history"]] == list(range(1, 31))
     assert result["num_processes"] == 2
 

@@ -1,4 +1,4 @@
-"""What the README says must run: its Python is executed, its flags and files must exist."""
+"""What the texts say must hold: their Python runs, their flags, files and numbers exist."""
 
 import ast
 import json
@@ -9,25 +9,54 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import chestx
-from chestx import schedulers
 from chestx.config import CommonConfig, defaults, parse
+from chestx.generators import schedulers
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
+from chestx.report.page import slide_table
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = re.findall(r" examples/(\w+)\.py([^`#\n]*)", README)
-EXERCISES = re.findall(r"^\| `(\w+)` \|[^|]*\?[^|]*\| `(--[^`]+)`", README, flags=re.M)
+TEXTS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "examples/README.md", "chestx/README.md")
+}
+FRONT, EXAMPLES, PACKAGE = TEXTS.values()
+EVERYTHING = "\n".join(TEXTS.values())
+SNIPPETS = re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.S)
+COMMANDS = re.findall(r" examples/(\w+)\.py([^`#\n]*)", EVERYTHING)
+INLINE = re.findall(r"`(\d\d_\w+) (--[^`]+)`", EVERYTHING)
+EXERCISES = re.findall(r"^\| `(\w+)` \|[^|]*\?[^|]*\| `(--[^`]+)`", EXAMPLES, flags=re.M)
+MODULES = {
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "chestx").rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+def one_line(text):
+    """Without line breaks and marks of quotation."""
+    return " ".join(re.sub(r"^> ", "", text, flags=re.M).split())
 
 
 def title(snippet):
     return re.sub(r"\W+", " ", snippet.strip().splitlines()[-1])[:40]
 
 
-def test_the_readme_holds_snippets():
-    assert len(SNIPPETS) == 4  # bare loop, scheduler, generator, dataset
+def links(name):
+    """The files that a text links to, below the root; and its anchors: (file, anchor)."""
+    found = re.findall(r"\]\(([^)\s]+)\)", TEXTS[name])
+    for link in (link for link in found if not link.startswith("http")):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        yield target.resolve().relative_to(ROOT), anchor
+
+
+# ------------------------------------------------------------------------------- what can be run
+
+
+def test_the_texts_hold_snippets():
+    count = [len(re.findall("```python", text)) for text in TEXTS.values()]
+    assert count == [2, 0, 3]  # bare loop, swap; scheduler, generator, dataset
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=map(title, SNIPPETS))
@@ -42,8 +71,18 @@ def test_every_python_snippet_runs(snippet, tmp_path, monkeypatch):
     exec(compile(snippet, "README.md", "exec"), names)
     if "pictures" in names:
         assert [picture.size for picture in names["pictures"]] == [(16, 16)] * 4
+        expected = schedulers.SAMPLERS["mine" if "mine" in snippet else "unipc"][0]
+        assert type(names["pipeline"].scheduler) is expected
+        assert schedulers.check_schedule(names["pipeline"].scheduler, 20) == []
+    if '"mine"' in snippet:
         assert names["pipeline"].scheduler.config.use_karras_sigmas
-        assert names["check_schedule"](names["pipeline"].scheduler, 20) == []
+
+
+def test_the_short_snippets_are_as_short_as_they_say():
+    loop, swap = re.findall(r"```python\n(.*?)```", FRONT, flags=re.S)
+    body = loop.split("image_size=16")[1].splitlines()[1:]
+    assert sum(bool(line.strip()) for line in body) <= 10
+    assert sum(bool(line.strip()) for line in swap.splitlines()) == 5
 
 
 def test_every_example_has_an_exercise():
@@ -51,8 +90,8 @@ def test_every_example_has_an_exercise():
     assert {script for script, _ in EXERCISES} == scripts
 
 
-@pytest.mark.parametrize(("script", "flags"), COMMANDS + EXERCISES)
-def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkeypatch):
+@pytest.mark.parametrize(("script", "flags"), COMMANDS + INLINE + EXERCISES)
+def test_every_command_names_a_script_and_flags_that_exist(script, flags):
     path = ROOT / "examples" / f"{script}.py"
     assert path.exists()
     namespace = {"__name__": "example", "__file__": str(path)}
@@ -60,30 +99,90 @@ def test_every_command_names_a_script_and_flags_that_exist(script, flags, monkey
     parse(namespace.get("Config", CommonConfig), shlex.split(flags))
 
 
-def test_pictures_are_of_the_data_that_the_readme_says():
-    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert [Path(name).stem for name in shown] == ["flow", "forest", "scores", "phantoms"]
-    for name, kind in zip(shown, ("real data", "real data", "real data", "phantom data")):
-        assert (ROOT / name).stat().st_size < 400_000
-        with Image.open(ROOT / name) as picture:
-            assert picture.text["Description"].startswith(kind)
+def test_presets_of_the_readme_are_those_of_the_code():
+    for preset in ("laptop", "slides"):
+        assert f"--preset {preset}" in FRONT
+        assert f"{defaults(CommonConfig, preset)['output_dir']}/report.html" in FRONT
 
 
-def test_the_verdict_is_the_computed_one():
+# ------------------------------------------------------------------------- what must be there
+
+
+def test_the_front_door_is_short():
+    assert len(FRONT.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_and_headings_that_a_text_links_to_exist(name):
+    for path, anchor in links(name):
+        assert (ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), flags=re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+            assert anchor in slugs, (path, anchor)
+
+
+def test_files_that_a_text_names_exist():
+    for name in re.findall(r"`((?:chestx|examples|tests)/[\w/]+\.\w+)`", EVERYTHING):
+        assert (ROOT / name).exists(), name
+
+
+def test_scripts_that_a_table_names_exist():
+    for script in re.findall(r"`(\d\d_\w+)`", EVERYTHING):
+        assert (ROOT / "examples" / f"{script}.py").exists(), script
+
+
+def test_the_flow_shows_every_script():
+    flow = FRONT.split("## The flow")[1].split("\n## ")[0]
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert set(re.findall(r"`(\w+)`", flow)) == scripts
+
+
+def test_the_reading_order_has_every_module_once():
+    reading = PACKAGE.split("## Reading it")[1].split("\n## ")[0]
+    named = [f"chestx/{path}" for path in re.findall(r"\]\(([\w/]+\.py)\)", reading)]
+    assert sorted(named) == sorted(MODULES)
+
+
+def test_pictures_are_of_the_data_that_the_texts_say():
+    kinds = {"flow": "real", "forest": "real", "phantoms": "phantom", "scores": "real"}
+    shown = {}
+    for name, text in TEXTS.items():
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            shown[Path(link).stem] = (ROOT / name).parent / link
+    assert set(shown) == set(kinds)
+    for stem, path in shown.items():
+        assert path.stat().st_size < 400_000
+        with Image.open(path) as picture:
+            assert picture.text["Description"].startswith(f"{kinds[stem]} data")
+
+
+def test_the_slide_table_is_the_generated_one():
+    assert slide_table() in EXAMPLES
+
+
+# ------------------------------------------------------------------------- what was computed
+
+
+def test_the_verdicts_are_the_computed_ones():
     verdicts = json.loads((ROOT / "examples/figures/verdict.json").read_text())
-    said = " ".join(re.sub(r"^> ", "", README, flags=re.M).split())
-    for quoted in ("comparison/fair", "comparison/fair/exchange"):
-        assert verdicts[quoted].strip() in said
+    for quoted in ("comparison/fair", "comparison/deck", "comparison/fair/exchange"):
+        assert verdicts[quoted].strip() in one_line(EXAMPLES)
+    recipe = json.loads((ROOT / "examples/recipe_verdict.json").read_text())
+    assert recipe["verdict"] in one_line(EXAMPLES)
 
 
 def test_numbers_beside_the_verdict_follow_from_it():
     verdicts = json.loads((ROOT / "examples/figures/verdict.json").read_text())
-    said = " ".join(README.split())
+    said, short = one_line(EXAMPLES), one_line(FRONT)
     fair, extended = verdicts["comparison/fair"], verdicts["comparison/fair/extended"]
     gain = float(re.search(r"better with DDPM mended (\S+)", fair)[1])
     lost = float(re.search(r"duplicates -(0\.\d+)", fair)[1])
+    framing = float(re.search(r"added images: classical augmentation (\S+)", fair)[1])
     assert lost > gain / 2
     assert f"More than half of the {gain:+.3f} is duplicates losing {lost:.3f}" in said
+    assert f"beat as many duplicates ({gain:+.3f} AUROC), but more than half" in short
+    assert f"({framing:+.3f} over the original)" in short
 
     named = ("25 %", "50 %", None, "200 %", "300 %")
     found = [re.search(rf"DDPM mended{f', {n}' if n else ''} ([+-]\S+)", extended) for n in named]
@@ -96,6 +195,7 @@ def test_numbers_beside_the_verdict_follow_from_it():
     product = f"({synthetic} - {duplicate}) x {hidden}"
     assert f"{product}, about {over:+.3f} AUROC" in said
     assert f"it is about {over:+.3f} there" in said
+    assert f"gains next to nothing over them ({over:+.3f})" in short
 
 
 def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
@@ -105,33 +205,41 @@ def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
     variance = area * (1 - area) + (pneumonia - 1) * (area / (2 - area) - area**2)
     variance += (normal - 1) * (2 * area**2 / (1 + area) - area**2)
     error = (variance / (pneumonia * normal)) ** 0.5
-    assert f"standard error is {error:.4f} (Hanley" in " ".join(README.split())
+    assert f"standard error is {error:.4f} (Hanley" in one_line(EXAMPLES)
 
 
-def test_files_that_the_readme_names_exist():
-    for name in re.findall(r"`(chestx/[\w/]+(?:\.py)?)`", README):
-        assert (ROOT / name).exists()
+def test_readings_of_test_are_the_counted_ones():
+    from chestx.study import readings
+
+    assert one_line(readings.sentence()) in one_line(PACKAGE)
 
 
-def test_presets_of_the_readme_are_those_of_the_code():
-    for preset in ("laptop", "slides"):
-        assert f"--preset {preset}" in README
-        assert f"{defaults(CommonConfig, preset)['output_dir']}/report.html" in README
+def test_samplers_of_the_table_are_those_of_the_code():
+    rows = re.findall(r"^\| `([\w+-]+)` \| (?:`(\w+)`|the same)", PACKAGE, flags=re.M)
+    named = {name: kind for name, kind in rows if name in schedulers.SAMPLERS}
+    assert list(named) == list(schedulers.SAMPLERS)
+    for name, kind in named.items():
+        assert kind in ("", schedulers.SAMPLERS[name][0].__name__)
+    assert "Fifteen are ready by name" in FRONT
+    assert len(named) == 15
 
 
-def test_a_module_imports_only_from_those_above_it():
-    order = chestx.__doc__.split("above it: ")[1].rstrip(".\n").replace("\n", " ").split(", ")
-    files = [*(ROOT / "chestx").glob("*.py"), *(ROOT / "chestx").glob("*/*.py")]
+# ------------------------------------------------------------------------- one way
+
+
+def test_a_module_imports_only_from_those_before_it():
+    line = re.search(r"^    (config, files -> .*)$", PACKAGE, flags=re.M)[1]
+    place = {
+        name: rank for rank, group in enumerate(line.split(" -> ")) for name in group.split(", ")
+    }
     seen = set()
-    for path in files:
-        module = path.relative_to(ROOT / "chestx").parts[0].removesuffix(".py")
-        if module == "__init__":
-            continue
-        seen.add(module)
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in MODULES:
+        room = Path(path).parts[1].removesuffix(".py")
+        seen.add(room)
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chestx"):
                 parts = node.module.split(".")
                 for name in parts[1:2] or [alias.name for alias in node.names]:
-                    if name in order:
-                        assert order.index(name) <= order.index(module), (module, name)
-    assert seen == set(order)
+                    if name in place:
+                        assert place[name] <= place[room], (path, name)
+    assert seen == set(place)

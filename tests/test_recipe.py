@@ -10,12 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
-from chestx import augmentation, recipe, results
-from chestx.config import defaults
-from chestx.radiographs.splits import RadiographTensors, load_radiographs
-from chestx.study.tuning import NORMALIZE, SHIFTS, Recipe
+from chestx import files
+from chestx.classifier import experiment
+from chestx.classifier.arms import Arm
+from chestx.classifier.cnn import ChestCNN
+from chestx.classifier.experiment import Experiment
+from chestx.classifier.framing import NORMALIZE
+from chestx.config import CommonConfig, defaults
+from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.page import build_report
+from chestx.step import execute
+from chestx.study import readings, recipes, tuning
+from chestx.study.tuning import SHIFTS
 
 ROOT = Path(__file__).parents[1]
 DATA = {"limit": 60, "num_phantoms": 160}
@@ -33,7 +42,7 @@ def example():
 
 def run(example, output_dir, **changes):
     values = defaults(example.Config) | TINY | {"output_dir": str(output_dir), "resume": True}
-    return example.main(example.Config(**values | changes))
+    return execute(example.main, example.Config(**values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +57,13 @@ def searched(example, tmp_path_factory):
 
 
 def spy_on_decoding(patch, decoded):
-    original = augmentation.to_tensors
+    original = experiment.to_tensors
 
     def spy(split, *args):
         decoded.extend(split["sha256"])
         return original(split, *args)
 
-    patch.setattr(augmentation, "to_tensors", spy)
+    patch.setattr(experiment, "to_tensors", spy)
 
 
 def final(example, folder, **changes):
@@ -67,7 +76,7 @@ def test_the_search_sees_train_and_validation_alone(searched):
     splits = load_radiographs("phantom", **DATA)
     assert decoded == {*splits["train"]["sha256"], *splits["validation"]["sha256"]}
     assert not decoded & set(splits["test"]["sha256"])
-    assert results.read_ledger(folder / "ledger.jsonl") == []
+    assert files.read_lines(folder / "ledger.jsonl") == []
 
 
 def test_final_reads_test_once_per_seed_and_never_again(example, searched, monkeypatch):
@@ -77,25 +86,29 @@ def test_final_reads_test_once_per_seed_and_never_again(example, searched, monke
     spy_on_decoding(monkeypatch, decoded)
     result = final(example, folder)
     assert set(load_radiographs("phantom", **DATA)["test"]["sha256"]) <= set(decoded)
-    ledger = results.read_ledger(folder / "ledger.jsonl")
+    ledger = files.read_lines(folder / "ledger.jsonl")
     assert [row["seed"] for row in ledger] == [100, 101, 102]
     assert not {100, 101, 102} & set(search_result["ranking"][0]["seeds"])
     before = (folder / "tuning/final/seed_100/result.json").read_bytes()
     again = final(example, folder, resume=False)
-    assert results.read_ledger(folder / "ledger.jsonl") == ledger
+    final(example, folder, keep_in=str(folder / "kept"))  # of finished units, too
+    assert files.read_lines(folder / "kept" / "ledger.jsonl") == ledger
+    assert len(readings.load_scores(folder / "kept")) == 2 + len(ledger)
+    assert files.read_lines(folder / "ledger.jsonl") == ledger
     assert (folder / "tuning/final/seed_100/result.json").read_bytes() == before
     assert again["test"] == result["test"]
-    assert result["recipe"] == search_result["ranking"][0]["recipe"]
+    assert result["recipe"] == search_result["ranking"][0]["arm"]
     page = build_report(folder, "quick").read_text()
     assert result["verdict"] in page
-    assert "More figures" not in page  # the ranking's has its slide
+    assert "More exhibits" not in page  # each has its slide
     for heading in ("searched without test", "on test, once per seed"):
         own = page[page.index(heading) :].split("</section>")[0]
         assert "<table" in own
-    units = [results.read_json(folder / f"tuning/final/seed_{s}/result.json") for s in (100, 101)]
-    alone = recipe.ensemble(units[:1])  # of one network: that network
-    assert alone["test"]["auroc"] == pytest.approx(units[0]["test"]["auroc"])
-    assert alone["test_tuned"]["threshold"] == pytest.approx(units[0]["validation"]["threshold"])
+    stored = files.read_json(folder / "tuning/final/seed_100/result.json")
+    unit = experiment.scored(stored)
+    alone = tuning.ensemble([unit])  # of one network: that network
+    assert alone["test"]["auroc"] == pytest.approx(unit["test"]["auroc"])
+    assert alone["test_tuned"]["threshold"] == pytest.approx(unit["threshold"])
 
 
 def test_the_ensembles_threshold_is_the_best_for_the_ensemble():
@@ -103,29 +116,29 @@ def test_the_ensembles_threshold_is_the_best_for_the_ensemble():
     labels = [0, 0, 1, 1]
     members = [[-9.0, -9.0, 1.0, 1.0], [-1.0, -1.0, 9.0, 9.0]]
     units = [
-        {"labels": labels, "log_odds": said, "validation_labels": labels,
-         "shifted_log_odds": dict.fromkeys(SHIFTS, said), "validation": {"threshold": threshold}}
+        {"labels": {"test": labels, "validation": labels}, "log_odds": {"test": said},
+         "shifted_log_odds": dict.fromkeys(SHIFTS, said), "threshold": threshold}
         for said, threshold in zip(members, (-4.0, 8.0))
     ]  # fmt: skip
-    found = recipe.ensemble(units)["test_tuned"]
+    found = tuning.ensemble(units)["test_tuned"]
     probability = np.mean(expit(members), axis=0)
     low, high = logit(probability[[0, 2]])
     assert found["threshold"] == pytest.approx((low + high) / 2)
     assert found["accuracy"] == 1
-    certain = [unit | {"log_odds": [300.0, 310.0, 320.0, 330.0]} for unit in units]
-    assert recipe.ensemble(certain)["test"]["auroc"] == 1  # probabilities of 1, and yet in order
+    certain = [unit | {"log_odds": {"test": [300.0, 310.0, 320.0, 330.0]}} for unit in units]
+    assert tuning.ensemble(certain)["test"]["auroc"] == 1  # probabilities of 1, and yet in order
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(example, searched, tmp_path, monkeypatch):
-    trained, original = [], recipe.train_recipe
+    trained, original = [], Experiment.trained
 
-    def breaks(one, seed, *args):
+    def breaks(self, about, *args):
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append((one, seed))
-        return original(one, seed, *args)
+        trained.append(about["fingerprint"])
+        return original(self, about, *args)
 
-    monkeypatch.setattr(recipe, "train_recipe", breaks)
+    monkeypatch.setattr(Experiment, "trained", breaks)
     with pytest.raises(KeyboardInterrupt):
         run(example, tmp_path)
     first, trained = trained, []
@@ -137,68 +150,77 @@ def test_an_interrupted_search_goes_on_where_it_stopped(example, searched, tmp_p
     assert len(trained) == 2
 
 
+class AsSearched:
+    """Stands for an ``Experiment`` with the settings that a file was searched for."""
+
+    def __init__(self, content, **changes):
+        self.about = content["settings"] | {"data": content["data"]} | changes
+
+
 def test_a_changed_recipe_is_refused(example, searched, tmp_path):
-    path, settings = tmp_path / "recipe.json", augmentation.ClassifierSettings()
-    folder, result, _ = searched
-    content = results.read_json(folder / "tuning" / "recipe.json")
-    settings = augmentation.ClassifierSettings(**content["settings"])
-    results.write_json(path, content)
-    chosen = recipe.load_recipe(path, content["data"], settings)
-    assert results.settings(chosen) == result["ranking"][0]["recipe"]
-    better = content | {"recipe": content["recipe"] | {"num_steps": 9}}
-    results.write_json(path, better)
+    path, (folder, result, _) = tmp_path / "recipe.json", searched
+    content = files.read_json(folder / "tuning" / "recipe.json")
+    files.write_json(path, content)
+    here = AsSearched(content)
+    assert recipes.load_recipe(path, here).settings() == result["ranking"][0]["arm"]
+    better = content | {"arm": content["arm"] | {"num_steps": 9}}
+    files.write_json(path, better)
     with pytest.raises(ValueError, match="not what a search wrote: it was changed since"):
-        recipe.load_recipe(path, content["data"], settings)
+        recipes.load_recipe(path, here)
     unmarked = {key: value for key, value in better.items() if key != "fingerprint"}
-    results.write_json(path, unmarked | {"fingerprint": results.fingerprint(unmarked)})
+    files.write_json(path, unmarked | {"fingerprint": files.fingerprint(unmarked)})
     with pytest.raises(ValueError, match="does not rank first"):
-        recipe.load_recipe(path, content["data"], settings)
-    results.write_json(path, content)
-    with pytest.raises(ValueError, match="searched for something else"):
-        recipe.load_recipe(path, "other images", settings)
+        recipes.load_recipe(path, here)
+    files.write_json(path, content)
+    for changes in ({"data": "other images"}, {"image_size": 64}):
+        with pytest.raises(ValueError, match="searched for something else"):
+            recipes.load_recipe(path, AsSearched(content, **changes))
+    files.write_json(path, better)
     with pytest.raises(ValueError, match="not what a search wrote"):
-        results.write_json(path, better)
         final(example, folder, recipe_file=str(path))
 
 
 def test_the_committed_recipe_is_the_first_of_its_search():
     path = ROOT / "examples" / "recipe.json"
-    content = results.read_json(path)
-    settings = augmentation.ClassifierSettings(**content["settings"])
-    chosen = recipe.load_recipe(path, content["data"], settings)
-    assert content["criterion"] == recipe.CRITERION
-    longest = [row for row in content["ranking"] if row["recipe"]["num_steps"] == chosen.num_steps]
+    content = files.read_json(path)
+    chosen = recipes.load_recipe(path, AsSearched(content))
+    assert content["criterion"] == tuning.CRITERION
+    assert chosen.settings() | {"num_steps": 1200} == recipes.RECIPES[content["name"]].settings()
+    longest = [row for row in content["ranking"] if row["arm"]["num_steps"] == chosen.num_steps]
     assert content["name"] == max(longest, key=lambda row: row["criterion"]["mean"])["name"]
 
 
 def test_the_readme_says_what_test_said():
-    said = results.read_json(ROOT / "examples" / "recipe_verdict.json")
-    text = " ".join(re.sub(r"^> ", "", (ROOT / "README.md").read_text(), flags=re.M).split())
+    said = files.read_json(ROOT / "examples" / "recipe_verdict.json")
+    page = (ROOT / "examples" / "README.md").read_text()
+    text = " ".join(re.sub(r"^> ", "", page, flags=re.M).split())
     assert said["verdict"] in text
-    recipes = results.read_json(ROOT / "examples" / "recipe.json")
-    assert said["recipe"] == recipes["recipe"]  # and it is the committed one that was tested
+    committed = files.read_json(ROOT / "examples" / "recipe.json")
+    assert said["arm"] == committed["arm"]  # and it is the committed one that was tested
 
 
-def fake(name, one, seed, score):
-    scores = dict.fromkeys(recipe.SCORES, 0.5) | {"criterion": score, "plain_auroc": 1 - score}
-    config = results.settings(one)
-    return {"name": name, "seed": seed, "config": config, "worst_shift": "far", "seconds": 1.0,
-            **scores}  # fmt: skip
+class Graded:
+    """Stands for an ``Experiment``: a recipe's criterion is its goodness, whatever the images."""
+
+    def __init__(self, goodness):
+        self.goodness, self.asked = goodness, []
+
+    def run_unit(self, name, arm, seed, **kwargs):
+        assert not kwargs["read_test"]
+        self.asked.append((name, arm.num_steps, seed))
+        score = self.goodness[name] + 0.01 * seed
+        scores = dict.fromkeys(tuning.SCORES, 0.5) | {"criterion": score, "plain_auroc": 1 - score}
+        return {"arm": name, "seed": seed, "settings": arm.settings(), "seconds": 1.0, **scores}
 
 
 def test_the_search_halves_by_the_criterion_alone():
-    goodness, asked = {"a": 0.7, "b": 0.9, "c": 0.8}, []
-
-    def unit(name, one, seed):
-        asked.append((name, one.num_steps, seed))
-        return fake(name, one, seed, goodness[name] + 0.01 * seed)
-
-    names = dict.fromkeys(goodness, Recipe())
-    rows, seconds = recipe.search(names, ((9, 10, 1), (2, 30, 2)), unit)
-    assert asked == [("a", 10, 0), ("b", 10, 0), ("c", 10, 0), ("b", 30, 0), ("b", 30, 1),
-                     ("c", 30, 0), ("c", 30, 1)]  # fmt: skip
+    graded = Graded({"a": 0.7, "b": 0.9, "c": 0.8})
+    names = dict.fromkeys(graded.goodness, Arm())
+    rows, seconds = tuning.search(names, [(9, 10, 1), (2, 30, 2)], graded)
+    assert graded.asked == [("a", 10, 0), ("b", 10, 0), ("c", 10, 0), ("b", 30, 0), ("b", 30, 1),
+                            ("c", 30, 0), ("c", 30, 1)]  # fmt: skip
     assert seconds == 7
-    order = [(row["name"], row["recipe"]["num_steps"]) for row in rows]
+    order = [(row["name"], row["arm"]["num_steps"]) for row in rows]
     assert order == [("b", 30), ("c", 30), ("b", 10), ("c", 10), ("a", 10)]
     assert rows[0]["criterion"]["mean"] == pytest.approx(0.905)
 
@@ -217,16 +239,15 @@ def test_the_criterion_finds_a_shortcut_that_plain_validation_rewards():
     pixels = torch.linspace(90, 170, 40).to(torch.uint8)[:, None, None, None]
     bright = RadiographTensors(pixels.expand(40, 1, 16, 16).clone(), torch.arange(40) // 20)
 
-    def judged(one):
-        said = recipe.shifted(Brightness(), bright, one)
-        return recipe.judge(bright.labels.numpy(), said)
+    def judged(arm):
+        return tuning.judge(Brightness(), bright, arm)
 
-    found = judged(Recipe())
+    found = judged(Arm())
     assert found["plain_auroc"] == found["worst_auroc"] == 1.0  # every shift alone keeps the order
     assert found["auroc"] < 0.9  # all together do not
     assert found["criterion"] == (found["auroc"] + found["balanced_accuracy"]) / 2
     # The same images, normalized: nothing is left to go by, and nothing is pretended.
-    assert judged(Recipe(normalize="local"))["auroc"] < 0.8
+    assert judged(Arm(normalize="local"))["auroc"] < 0.8
 
 
 def test_shifts_move_images_as_they_are_named():
@@ -275,36 +296,80 @@ def test_the_local_mean_is_that_of_a_square_cut_at_the_border():
     assert torch.allclose(NORMALIZE["local"](images), expected.clamp(-1, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("balance", recipe.BALANCES)
-def test_balance_reaches_the_loss_or_the_images(balance, tmp_path, monkeypatch):
-    radiographs = load_radiographs("phantom", **DATA)
-    settings = augmentation.ClassifierSettings(generator_image_size=16, mixed_precision="bf16")
-    one = Recipe(balance=balance, framing=2.0, label_smoothing=0.1, weight_decay=0.5, num_steps=7)
-    data, _ = recipe.training_set(one, radiographs, settings, tmp_path)
-    seen = {}
+@pytest.mark.parametrize("name", ["plain", "base", "oversampled"])
+def test_balance_reaches_the_loss_or_the_images(name, tmp_path, monkeypatch):
+    config = CommonConfig(image_size=16, mixed_precision="bf16", output_dir=str(tmp_path))
+    own = Experiment(config, load_radiographs("phantom", **DATA))
+    changes = {"framing": 2.0, "label_smoothing": 0.1, "weight_decay": 0.5, "num_steps": 7}
+    arm, seen = dataclasses.replace(recipes.RECIPES[name], **changes), {}
 
     def spy(model, loss, data, config, *args, **kwargs):
-        seen.update(loss=loss, config=config, parameters=sum(p.numel() for p in model.parameters()))
+        seen.update(loss=loss, data=data, config=config, model=model)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "train", spy)
-    recipe.train_recipe(one, 3, data, settings, tmp_path, False, "")
-    loss, config = seen["loss"], seen["config"]
+    monkeypatch.setattr(experiment, "train", spy)
+    with pytest.raises(KeyboardInterrupt):
+        own.run_unit(name, arm, 3)
+    loss, config, data = seen["loss"], seen["config"], seen["data"]
     counts = torch.bincount(data.labels).tolist()
-    assert (counts[0] == counts[1]) == (balance == "oversampling")
-    assert bool(loss.class_weights) == (balance == "class_weights")
-    assert bool(loss.log_priors) == (balance == "logit_adjustment")
+    assert (counts[0] == counts[1]) == (name == "oversampled")
+    assert bool(loss.class_weights) == (name == "base")
     assert (loss.label_smoothing, config.weight_decay, config.max_steps) == (0.1, 0.5, 7)
-    assert (config.seed, config.mixed_precision) == (3, "bf16")
-    assert seen["parameters"] == 1_053_762
+    assert (config.seed, config.mixed_precision, config.lr_warmup_steps) == (3, "bf16", 50)
+    assert sum(p.numel() for p in seen["model"].parameters()) == 1_053_762
+    assert isinstance(seen["model"], ChestCNN)
     batch = data[[0, 1]]["images"]
     assert not torch.equal(loss.augment(batch), batch)
-    assert torch.equal(dataclasses.replace(one, framing=0.0).augment(batch), batch)
+    assert torch.equal(dataclasses.replace(arm, framing=0.0).augment(batch), batch)
 
 
 def test_unknown_names_are_refused(example, tmp_path):
-    with pytest.raises(ValueError, match=r"balance='weights' is unknown; choose from"):
-        Recipe(balance="weights")
     with pytest.raises(ValueError, match=r"normalize='x' is unknown"):
-        Recipe(normalize="x")
+        Arm(normalize="x")
     with pytest.raises(ValueError, match=r"recipes=\['best'\] are unknown"):
         run(example, tmp_path, recipes=("best",))
+
+
+# ------------------------------------------------------------------------------------- readings
+
+
+def test_kept_readings_merge_and_give_the_same_scores(tmp_path):
+    """Two runs of the same arm and seed lie side by side; AUROC follows from what is kept."""
+    random, labels, folder = np.random.default_rng(0), [0, 1] * 20, tmp_path / "results" / "laptop"
+    patients = [f"p{i // 2}" for i in range(40)]
+    runs = []
+    for run_name in ("first", "second"):
+        units = []
+        for seed in (0, 1):
+            log_odds = np.float32(random.normal(labels, 1.0)).tolist()
+            unit = {"arm": "original", "seed": seed, "protocol": "fair", "threshold": 0.0,
+                    "fingerprint": f"{run_name}{seed}", "labels": {"test": labels},
+                    "log_odds": {"test": log_odds}}  # fmt: skip
+            units.append(experiment.scored(unit))
+            line = {"arm": "original", "seed": seed, "config": unit["fingerprint"]}
+            files.append_line(tmp_path / run_name / "ledger.jsonl", line | {"time": run_name})
+        readings.keep(tmp_path / run_name, units, folder, patients)
+        readings.keep(tmp_path / run_name, units, folder, patients)  # again: no line twice
+        runs += units
+    lines = files.read_lines(folder / "ledger.jsonl")
+    assert [line["config"] for line in lines] == [unit["fingerprint"] for unit in runs]
+    kept = readings.load_scores(folder)
+    assert kept["patients"].tolist() == patients
+    for unit in runs:
+        log_odds = kept[f"fair/original/{unit['seed']}/{unit['fingerprint']}"]
+        assert roc_auc_score(kept["labels"], log_odds) == pytest.approx(unit["test"]["auroc"])
+    earlier = {"runs": [{"arms": ["a", "b"], "seeds": [0, 1, 2]}]}
+    files.write_json(folder.parent / "earlier_readings.json", earlier)
+    assert readings.count(folder.parent) == {"ledger": 4, "earlier": 6}
+    with pytest.raises(ValueError, match="of other test images"):
+        readings.keep(tmp_path, runs, folder, patients[::-1])
+
+
+def test_committed_readings_have_their_scores():
+    """Every line of the committed ledger has log-odds beside it, and the other way round."""
+    folder = readings.RESULTS / "laptop"
+    kept, lines = readings.load_scores(folder), files.read_lines(folder / "ledger.jsonl")
+    keys = {"{protocol}/{arm}/{seed}/{config}".format(**line) for line in lines}
+    assert keys == set(kept) - {"labels", "patients"}
+    assert len(kept["patients"]) == len(kept["labels"]) == 624
+    assert str(sum(readings.count().values())) in readings.sentence()

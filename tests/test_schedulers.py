@@ -9,7 +9,6 @@ from diffusers import (
     IPNDMScheduler,
 )
 
-from chestx import schedulers
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.schedulers import (
     SAMPLERS,
@@ -18,6 +17,7 @@ from chestx.generators.schedulers import (
     check_schedule,
     steps_within,
     swap_scheduler,
+    walk,
 )
 from chestx.study.twin import recovered
 
@@ -123,16 +123,9 @@ def test_which_samplers_are_stochastic():
     for name in SAMPLERS:
         ends = []
         for seed in (1, 2):
-            scheduler, generator = (
-                swap_scheduler(trained, name),
-                torch.Generator().manual_seed(seed),
-            )
-            schedulers.start(scheduler, 10)
-            extra = schedulers.step_arguments(scheduler, generator)
-            x = torch.full((1, 1, 2, 2), 0.5)
-            for t in scheduler.timesteps:
-                prediction = 0.5 * scheduler.scale_model_input(x, t)
-                x = scheduler.step(prediction, t, x, **extra).prev_sample
+            generator = torch.Generator().manual_seed(seed)
+            scheduler, noise = swap_scheduler(trained, name), torch.full((1, 1, 2, 2), 0.5)
+            *_, (_, x) = walk(scheduler, lambda x, t: 0.5 * x, noise, 10, generator)
             ends.append(x)
         assert torch.equal(*ends) == (name not in STOCHASTIC), name
 
@@ -195,8 +188,11 @@ def test_adding_a_scheduler_is_one_line(monkeypatch):
 def test_unknown_names_and_schedulers_without_betas():
     with pytest.raises(ValueError, match=r"sampler='eular' is unknown; choose one of.*'euler'"):
         swap_scheduler(build_scheduler(), "eular")
-    for call in (lambda s: swap_scheduler(s, "ddim"), lambda s: check_schedule(s, 10),
-                 lambda s: check_runs(s, 10)):  # fmt: skip
+    for call in (
+        lambda s: swap_scheduler(s, "ddim"),
+        lambda s: check_schedule(s, 10),
+        lambda s: check_runs(s, 10),
+    ):
         with pytest.raises(ValueError, match=r"FlowMatch\w+ has no betas.*DDPMScheduler"):
             call(FlowMatchEulerDiscreteScheduler())
 

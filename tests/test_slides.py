@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from chestx import diagrams, lessons
-from chestx.models import ChestCNN, ConditionalVAE, EnhancedConditionalVAE
+from chestx.classifier.cnn import ChestCNN
+from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler, build_unet
-from chestx.report.page import formula
-from chestx.slides import CHAPTERS
+from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
+from chestx.report import diagrams
+from chestx.report.page import deck, formula, slide_table
+from chestx.study import lessons
 
 ROOT = Path(__file__).parents[1]
 DATA = {"kind": "phantom", "source": "phantom", "protocol": "fair"}
-SLIDES = [slide for slides in CHAPTERS.values() for slide in slides]
+SLIDES = [slide for chapter in deck() for slide in chapter["slide"]]
 
 # The deck's items, in its order.
 DECK = """
@@ -53,19 +55,27 @@ def texts(figure):
 
 
 def test_slides_are_those_of_the_deck_in_its_order():
-    assert [slide.title for slide in SLIDES if slide.in_deck] == DECK
+    assert [slide["title"] for slide in SLIDES if slide["in_deck"]] == DECK
+    assert [slide["number"] for slide in SLIDES if slide["in_deck"]] == list(range(1, 27))
     for slide in SLIDES:
-        assert (ROOT / "examples" / f"{slide.script}.py").exists()
+        assert (ROOT / "examples" / f"{slide['script']}.py").exists()
 
 
-def test_every_slide_is_in_the_readme_with_script_and_formula():
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_every_slide_is_in_the_table_for_the_readme_with_script_and_formula():
+    lines = slide_table().splitlines()
+    assert len(lines) == 2 + len(DECK)
     for slide in SLIDES:
-        if slide.in_deck:
-            row = next((line for line in lines if line.startswith(f"| {slide.title} |")), "")
-            assert f"`{slide.script}`" in row
-            for tex in slide.formulas:
+        if slide["in_deck"]:
+            row = next((line for line in lines if line.startswith(f"| {slide['title']} |")), "")
+            assert f"`{slide['script']}`" in row
+            for tex in slide["formulas"]:
                 assert f"$`{tex}`$" in row
+
+
+def test_matplotlib_sets_every_formula():
+    for slide in SLIDES:
+        for tex in slide["formulas"]:
+            assert "<img" in formula(tex)
 
 
 # ------------------------------------------------------------------------------------- lessons
@@ -127,6 +137,8 @@ def test_the_kernels_of_the_deck_are_quoted_as_its_slides_write_them():
     for error in errors.values():  # every slip has both sides, and matplotlib can set them
         assert "<img" in formula(error["wrong"])
         assert "<img" in formula(error["right"])
+    rows = lessons.deck_slips().rows
+    assert [row[:2] for row in rows] == [[e["slide"], f"${e['wrong']}$"] for e in errors.values()]
 
 
 def test_what_is_said_of_the_kernels_of_the_deck_happens():
@@ -171,7 +183,7 @@ def test_what_is_said_of_the_kernels_of_the_deck_happens():
 def test_cnn_and_vae_diagrams_follow_the_widths(width):
     model = ConditionalVAE(32, 4, 2, (width, 2 * width))
     said = texts(diagrams.cvae_diagram(model, DATA, "VAE"))
-    parameters = sum(p.numel() for p in model.encoder[0].parameters())
+    parameters = sum(p.numel() for p in model.encoder[:3].parameters())  # with its norm
     assert f"{width} x 16 x 16   {parameters:,} parameters" in said
     enhanced = EnhancedConditionalVAE(32, 4, 2, (width, 2 * width))
     said = texts(diagrams.cvae_diagram(enhanced, DATA, "VAE"))
@@ -205,11 +217,8 @@ def test_cnn_diagram_shows_both_pools_and_every_parameter():
 def test_blocks_hold_every_parameter_of_a_layer_once(model, run):
     blocks = diagrams.trace(model, lambda: run(model))
     loose = 0
-    if isinstance(model, ConditionalVAE):  # a scalar, and priors that no layer holds
-        loose = 1 + sum(p.numel() for m in (model.prior_mu, model.prior_logvar)
-                        for p in m.parameters())  # fmt: skip
-        traced = {block.name for block in blocks}
-        loose = 1 if "prior_mu" in traced else loose
+    if isinstance(model, ConditionalVAE):
+        loose = model.log_sigma.numel()  # a scalar that no layer holds
     assert sum(b.parameters for b in blocks) + loose == diagrams.count_parameters(model)
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -221,3 +230,12 @@ def test_unet_diagram_pairs_down_and_up():
     assert any(text.startswith("1 x 32 x 32") for text in said)
     assert sum("DownBlock2D" in text for text in said) == 3
     assert sum("UpBlock2D" in text for text in said) == 3
+
+
+def test_the_complete_flow_counts_what_is_there():
+    counts = {"train": {"NORMAL": 10, "PNEUMONIA": 30}, "test": {"NORMAL": 2, "PNEUMONIA": 3}}
+    figure = diagrams.complete_flow(DATA | {"counts": counts}, 4, 20, 5, 10)
+    said = texts(figure)
+    for part in ("45 images", "10 NORMAL, 30 PNEUMONIA", "20 images each, to balance",
+                 "60 images", "5 images, read once per run", "5 arms x 10 seeds"):  # fmt: skip
+        assert part in said

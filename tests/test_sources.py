@@ -20,10 +20,14 @@ import pytest
 from PIL import Image
 from test_examples import COMMON, TINY, config, load
 
-from chestx import data, results, sources, synthesis
+from chestx import files
 from chestx.config import CommonConfig, defaults
-from chestx.radiographs.splits import load_radiographs
+from chestx.generators.trained import load_generator
+from chestx.radiographs import sources
 from chestx.radiographs.sources import CLASS_NAMES
+from chestx.radiographs.splits import load as load_data
+from chestx.radiographs.splits import load_radiographs
+from chestx.step import execute, settings
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 NAMED, NUMBERED = "owner/named", "owner/numbered"
@@ -145,7 +149,7 @@ def repositories(phantom_folder: Path, tmp_path_factory) -> dict[str, dict[str, 
 def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Server]:
     """What huggingface_hub asks of an endpoint: revision, tree, paths-info and resolve."""
     commits = {
-        (name, results.fingerprint(name, revision).ljust(40, "0")): folder
+        (name, files.fingerprint(name, revision).ljust(40, "0")): folder
         for name, revisions in repositories.items()
         for revision, folder in revisions.items()
     }
@@ -153,13 +157,13 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Server]:
         (name, revision): commit
         for name, revisions in repositories.items()
         for revision in revisions
-        for commit in [results.fingerprint(name, revision).ljust(40, "0")]
+        for commit in [files.fingerprint(name, revision).ljust(40, "0")]
     }
 
     def entries(folder: Path) -> list[dict]:
         return [
             {"type": "directory" if path.is_dir() else "file", "size": path.stat().st_size}
-            | {"path": str(path.relative_to(folder)), "oid": results.fingerprint(str(path))}
+            | {"path": str(path.relative_to(folder)), "oid": files.fingerprint(str(path))}
             for path in sorted(folder.rglob("*"))
         ]
 
@@ -168,8 +172,9 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Server]:
             handler.send(200, b"")
             handler.server.breaks, handler.server.broken = mode[1], False
             return None
-        api = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(\w+|paths-info)/([^/]+)(/.*)?",
-                           handler.place)  # fmt: skip
+        api = re.fullmatch(
+            r"/api/datasets/([^/]+/[^/]+)/(\w+|paths-info)/([^/]+)(/.*)?", handler.place
+        )
         file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", handler.place)
         if not (asked := api or file):
             return handler.send_json({"error": "not found"}, 404)
@@ -187,7 +192,7 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Server]:
         path, headers = folder / file[3], {"X_Repo_Commit": commit}
         if not path.is_file():
             return handler.send(404, b"", X_Error_Code="EntryNotFound", **headers)
-        handler.send_file(path.read_bytes(), ETag=f'"{results.file_hash(path)}"', **headers)
+        handler.send_file(path.read_bytes(), ETag=f'"{files.file_hash(path)}"', **headers)
 
     server = Server(answer)
     yield server
@@ -209,14 +214,21 @@ def in_process(script: str, endpoint: str, folder: Path) -> list[dict]:
                 print(json.dumps(loaded.describe()))
     """
     environment = os.environ | {
-        "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NO_PROXY": "127.0.0.1",
-        "HF_TOKEN": "hf_of_somebody", "HF_HUB_OFFLINE": "0", "CHESTX_CACHE": str(folder / "cache"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder / "hf"),
+        "NO_PROXY": "127.0.0.1",
+        "HF_TOKEN": "hf_of_somebody",
+        "HF_HUB_OFFLINE": "0",
+        "CHESTX_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(sys.path),
-    }  # fmt: skip
+    }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(helpers) + textwrap.dedent(script)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -249,7 +261,7 @@ def test_hub_through_a_break_by_revision_and_without_network(
     assert "'owner/typo' doesn't exist" in typo["error"]
 
     # What arrived whole before the break was not asked for again; the rest was. Nobody's token.
-    commit = results.fingerprint(NAMED, "main")
+    commit = files.fingerprint(NAMED, "main")
     got = [place for command, place, _, _ in hub.log if command == "GET" and commit in place]
     assert sum("train-00000" in place for place in got) == 1
     assert sum("validation-00000" in place for place in got) > 1
@@ -272,7 +284,7 @@ def test_hub_repository_on_disk(
 ) -> None:
     """A clone is read in place of the Hub: the same bytes, with and without their file names."""
     clone = repositories[NAMED if named else NUMBERED]["main"]
-    radiographs = data.load(CommonConfig(data=f"hub:{clone}", protocol="deck"))
+    radiographs = load_data(CommonConfig(data=f"hub:{clone}", protocol="deck"))
     folder = load_radiographs(str(phantom_folder), "deck")
     for name, split in radiographs.items():
         assert sorted(split["sha256"]) == sorted(folder[name]["sha256"])
@@ -301,10 +313,10 @@ def test_hub_repository_with_fewer_splits(
             load_radiographs(f"hub:{clone}")
         radiographs = load_radiographs(f"hub:{clone}", classes=CLASS_NAMES)
         assert radiographs.official_folders == list(splits)
-        files = {str(p.relative_to(phantom_folder)) for s in splits for p in
-                 phantom_folder.glob(f"{s}/*/*")}  # fmt: skip
+        folders = [phantom_folder.glob(f"{split}/*/*") for split in splits]
+        found = {str(p.relative_to(phantom_folder)) for folder in folders for p in folder}
         kept = {name for split in radiographs.values() for name in split["file_name"]}
-        assert kept | set(radiographs.skipped_files) == files
+        assert kept | set(radiographs.skipped_files) == found
         patients = set(radiographs["test"]["patient"])
         assert not patients & set(radiographs["train"]["patient"])
 
@@ -419,7 +431,7 @@ def test_other_classes_from_01_to_the_report(phantom_folder: Path, tmp_path: Pat
         CommonConfig(**common | {"data": str(folder), "resume": True}), **TINY | {"num_seeds": 1}
     )
     out = tmp_path / "out"
-    compared = results.read_json(out / "comparison" / "fair" / "result.json")
+    compared = files.read_json(out / "comparison" / "fair" / "result.json")
     counts = compared["data"]["counts"]
     assert all(list(count) == ["bacterial", "viral"] for count in counts.values())
     missing = counts["train"]["bacterial"] - counts["train"]["viral"]
@@ -427,14 +439,19 @@ def test_other_classes_from_01_to_the_report(phantom_folder: Path, tmp_path: Pat
     assert {row["num_added"] for row in compared["arms"]} == {0, missing}
     for arm in ("cvae", "ddpm"):
         assert len(list((out / "synthetic" / arm / "train" / "viral").iterdir())) == missing
-    trained = results.read_json(out / "ddpm" / "result.json")
-    assert trained["num_images"] == counts["train"]["viral"]
-    assert synthesis.load_generator("ddpm", out / "ddpm").classes == ("viral",)
+    trained = files.read_json(out / "ddpm" / "result.json")
+    alone = f"{counts['train']['viral']} training images of viral alone"
+    assert alone in trained["exhibits"]["training"]["text"]
+    assert load_generator("ddpm", out / "ddpm").classes == ("viral",)
     assert not (out / "comparison" / "deck").exists()
     page = (out / "report.html").read_text()
-    for says in ("viral images missing for a balance", "training images of viral alone",
-                 "P: viral, the positive class; N: bacterial", "file names tell no patient",
-                 "test split is no official one"):  # fmt: skip
+    for says in (
+        "viral images missing for a balance",
+        "training images of viral alone",
+        "P: viral, the positive class; N: bacterial",
+        "file names tell no patient",
+        "test split is no official one",
+    ):
         assert says in page
     assert not re.search("NORMAL|PNEUMONIA", page)
     assert "official train folder" not in page
@@ -447,7 +464,7 @@ def test_own_test_part_is_disjoint_and_always_the_same(
     folder = relayout(phantom_folder, tmp_path / "data", OTHER, ONLY_CLASSES)
     for path in sorted((folder / "viral").iterdir())[:20]:
         shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
-    radiographs = data.load(CommonConfig(data=str(folder)))
+    radiographs = load_data(CommonConfig(data=str(folder)))
     assert "classes: bacterial is negative, viral is positive" in (out := capsys.readouterr().out)
     assert "no official one" in out and "236 of 236 file names tell no patient" in out
     for name in ("train", "validation", "reference"):
@@ -507,7 +524,7 @@ def test_class_names_are_part_of_the_fingerprint(phantom_folder: Path, tmp_path:
         assert list(split["label"]) == list(other[name]["label"])
     assert other.describe()["fingerprint"] != plain.describe()["fingerprint"]
     content = {name: sorted(zip(s["sha256"], s["label"])) for name, s in plain.items()}
-    assert plain.describe()["fingerprint"] == results.fingerprint(content, "fair")
+    assert plain.describe()["fingerprint"] == files.fingerprint(content, "fair")
 
 
 @pytest.mark.parametrize("layout", ["part of a set", "half of Kaggle's", "one class", "no images"])
@@ -530,17 +547,17 @@ def test_wrong_folders_are_still_refused(layout: str, phantom_folder: Path, tmp_
 
 def test_class_flags_do_not_make_old_results_stale() -> None:
     """``--classes`` acts through the data's fingerprint alone."""
-    base = results.settings(CommonConfig())
-    assert results.settings(CommonConfig(classes=("a", "b"), data="hub")) == base
+    base = settings(CommonConfig())
+    assert settings(CommonConfig(classes=("a", "b"), data="hub")) == base
 
 
 def test_hub_is_a_flag_of_every_script(repositories: dict, tmp_path: Path, capsys) -> None:
     """Step 01 on a repository: its own figures and counts."""
     module = load("01_explore_data")
     source = f"hub:{repositories[NUMBERED]['main']}"
-    result = module.main(config(module, tmp_path, data=source))
+    result = execute(module.main, config(module, tmp_path, data=source))
     assert result["data"]["source"] == source and result["data"]["kind"] == "real"
-    assert "NORMAL images missing for a balance" in capsys.readouterr().out
+    assert "NORMAL images are missing for a balance" in capsys.readouterr().out
 
 
 def test_source_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -550,7 +567,9 @@ def test_source_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for source in ("hub", "hub@v2", "hub:me/x-rays", "hub:me/x-rays@refs/pr/1"):
         assert sources.source_folder(source, 1, 1) == tmp_path
     assert asked == [
-        ("hf-vision/chest-xray-pneumonia", "main"), ("hf-vision/chest-xray-pneumonia", "v2"),
-        ("me/x-rays", "main"), ("me/x-rays", "refs/pr/1"),
-    ]  # fmt: skip
+        ("hf-vision/chest-xray-pneumonia", "main"),
+        ("hf-vision/chest-xray-pneumonia", "v2"),
+        ("me/x-rays", "main"),
+        ("me/x-rays", "refs/pr/1"),
+    ]
     assert sources.source_folder("hubert", 1, 1) == Path("hubert")

@@ -1,5 +1,7 @@
 """The Gaussian twin: its denoiser against plain conditioning, its moments, what samplers keep."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from chestx.config import generator_for
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.schedulers import SAMPLERS, STOCHASTIC, UNBOUNDED, swap_scheduler
-from chestx.study.twin import GaussianDenoiser, GaussianTwin, candidates, good_from, survey
+from chestx.generators.trained import checked_weights
+from chestx.radiographs.splits import load_radiographs
+from chestx.study.twin import GaussianDenoiser, GaussianTwin, candidates, survey, twin_generator
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +29,44 @@ def twin(images):
     return GaussianTwin.of(images)
 
 
+class OfImages(GaussianDenoiser):
+    """The conditional mean of whole images by their full covariance matrix, no eigenbasis."""
+
+    def __init__(self, twin, scheduler):
+        super().__init__(scheduler, twin.mean, twin.variances, twin.mean.shape[-1])
+        self.covariance = twin.vectors.T @ torch.diag(twin.variances) @ twin.vectors
+        self.abar = scheduler.alphas_cumprod.double()
+
+    def forward(self, noisy_images, timestep, class_labels=None):
+        a, b = self.abar[int(timestep)].sqrt(), (1 - self.abar[int(timestep)]).sqrt()
+        deviation = (noisy_images - a * self.mean).flatten(1)
+        spread = a**2 * self.covariance + b**2 * torch.eye(len(self.covariance))
+        gain = a * self.covariance @ torch.linalg.inv(spread)
+        images = self.mean + (deviation @ gain.T).view_as(noisy_images)
+        noise = (noisy_images - a * images) / b
+        parts = {"epsilon": noise, "v_prediction": a * noise - b * images, "sample": images}
+        return SimpleNamespace(sample=parts[self.prediction_type])
+
+
 @pytest.mark.parametrize("t", [0, 50, 199])
 @pytest.mark.parametrize("schedule", ["deck", "scaled", "zero_snr"])
 def test_denoiser_is_the_conditional_mean(twin, schedule, t):
-    """E[x_0 | x_t] by solving with the whole covariance matrix, no eigenbasis."""
+    """In the eigenbasis coordinate by coordinate, and by solving with the whole covariance."""
     scheduler = build_scheduler(schedule, "sample")
-    a, b = (float(v) ** 0.5 for v in (scheduler.alphas_cumprod[t], 1 - scheduler.alphas_cumprod[t]))
-    covariance = twin.vectors.T @ torch.diag(twin.variances) @ twin.vectors
     x = torch.randn(3, 1, 16, 16, generator=generator_for(t), dtype=torch.double)
-    deviation = (x - a * twin.mean).flatten(1)
-    gain = a * covariance @ torch.linalg.inv(a**2 * covariance + b**2 * torch.eye(256))
-    expected = twin.mean + (deviation @ gain.T).view_as(x)
-    denoiser = twin.denoiser(scheduler).double()
-    assert torch.allclose(denoiser(x, torch.tensor(t)).sample, expected, atol=2e-5)
+    expected = OfImages(twin, scheduler)(x, torch.tensor(t)).sample.flatten(1) @ twin.vectors.T
+    mean = (twin.vectors @ twin.mean.flatten())[:, None, None]
+    denoiser = GaussianDenoiser(scheduler, mean, twin.variances[:, None, None], 1)
+    found = denoiser((x.flatten(1) @ twin.vectors.T)[:, :, None, None], torch.tensor(t)).sample
+    assert torch.allclose(found[:, :, 0, 0], expected, atol=2e-5)
 
 
 def test_predictions_belong_together(twin):
     """v = a eps - b x_0, and x_t = a x_0 + b eps."""
-    x, t = torch.randn(2, 1, 16, 16, generator=generator_for(0)), torch.tensor(120)
+    x, t = torch.randn(2, 3, 4, 4, generator=generator_for(0)), torch.tensor(120)
+    mean, variances = torch.tensor([0.2, 0.0, -0.1])[:, None, None], torch.ones(3, 1, 1)
     parts = {
-        kind: twin.denoiser(build_scheduler("scaled", kind))(x, t).sample
+        kind: GaussianDenoiser(build_scheduler("scaled", kind), mean, variances, 4)(x, t).sample
         for kind in ("epsilon", "v_prediction", "sample")
     }
     abar = build_scheduler("scaled").alphas_cumprod[120]
@@ -90,7 +112,7 @@ def test_whole_images_through_the_pipeline_are_the_rendered_twin(twin, name):
     """The shortcut in the eigenbasis against image sampling with the very same pipeline."""
     trained = build_scheduler("deck", "epsilon")
     scheduler = swap_scheduler(trained, name, **UNBOUNDED)
-    pipeline = RadiographPipeline(twin.denoiser(trained), scheduler)
+    pipeline = RadiographPipeline(OfImages(twin, trained), scheduler)
     pipeline.set_progress_bar_config(disable=True)
     with pytest.warns(UserWarning, match="signal left at T"):
         made = pipeline(1500, num_inference_steps=20, generator=generator_for(1))
@@ -141,17 +163,19 @@ def test_survey_and_candidates(twin):
 
 def test_a_denoiser_of_constant_data_returns_the_constant():
     scheduler = build_scheduler("scaled", "sample")
-    denoiser = GaussianDenoiser(scheduler, torch.full((1, 1, 1), 0.3), torch.zeros(1, 1, 1), (1, 4))
+    denoiser = GaussianDenoiser(scheduler, torch.full((1, 1, 1), 0.3), torch.zeros(1, 1, 1), 4)
     x = torch.randn(2, 1, 4, 4, generator=generator_for(0))
-    assert torch.equal(denoiser(x, 12.5).sample, torch.full_like(x, 0.3))
+    found = denoiser(x, 12.5).sample
+    assert torch.equal(found, torch.full_like(found, 0.3))
 
 
-def test_good_from_on_and_ever_after():
-    kept = {"a": [0.5, 0.97, 0.99], "b": [0.99, 0.9, 1.04], "c": [0.99, 0.99, 0.9]}
-    rows = [
-        {"sampler": name, "budget": budget, "steps": budget // 2, "brightness": share, "pixels": 1}
-        for name, shares in kept.items()
-        for budget, share in zip((10, 20, 40), shares)
-    ]
-    rows.append({"sampler": "refused", "budget": 10, "steps": 10, "problems": ["it cannot"]})
-    assert good_from(rows) == {"a": 10, "b": 20, "c": None, "refused": None}
+def test_the_twin_as_a_generator_knows_both_classes_and_bears_the_hash_that_is_checked(tmp_path):
+    data = load_radiographs("phantom", num_phantoms=160)
+    made = twin_generator(data, 16)
+    assert made.checkpoint == checked_weights("twin", tmp_path, data, 16)
+    assert made.trained_on == set(data["train"]["sha256"])
+    labels = torch.tensor([0, 1, 0])
+    images = made.sample(labels, [generator_for(5) for _ in labels])
+    assert images.shape == (3, 1, 16, 16)
+    assert torch.equal(images[0], images[2])  # the same class and the same noise
+    assert not torch.equal(images[0], images[1])

@@ -1,7 +1,6 @@
 """Arms: what a classifier is trained on, and how. The deck's, their controls, and more.
 
-An arm is one way to make the training set and to train on it; everything else (network, real
-images, seeds, what it is judged by) is the same in all of them.
+Everything else (network, real images, seeds, what it is judged by) is the same in all of them.
 """
 
 import dataclasses
@@ -21,8 +20,8 @@ AS_HIDDEN = "as hidden"
 class Arm:
     """``Arm("original", "#555555")`` trains on the real images alone, as the deck does."""
 
-    title: str
-    colour: str
+    title: str = ""
+    colour: str = "#888888"
     # Added to the smaller class: a generator's images, "duplicates" of the real ones, the "hidden"
     # ones that --hide left out, or nothing. How many: a share of what balance lacks, or AS_HIDDEN
     adds: str = ""
@@ -59,12 +58,6 @@ class Arm:
         values = dataclasses.asdict(self)
         return {name: values[name] for name in values if name not in ("title", "colour")}
 
-    def training(self, **others: Any) -> TrainingConfig:
-        """The settings of ``train``: the arm's, and ``others`` such as the seed."""
-        known = {field.name for field in dataclasses.fields(TrainingConfig)}
-        own = {name: value for name, value in vars(self).items() if name in known}
-        return TrainingConfig(**own, **others)
-
     def augment(self, images: torch.Tensor) -> torch.Tensor:
         """Training images (B, 1, H, W) in [-1, 1]: framed otherwise, then normalized."""
         ranges = (self.framing * value for value in dataclasses.astuple(Framing()))
@@ -72,13 +65,15 @@ class Arm:
 
     def loss(self, labels: torch.Tensor) -> ClassifierLoss:
         """The loss for training on images of these ``labels`` (N,)."""
-        counts = torch.bincount(labels, minlength=2).tolist()
-        balanced = tuple(len(labels) / (len(counts) * max(count, 1)) for count in counts)
-        return ClassifierLoss(
-            augment=self.augment,
-            class_weights=balanced if self.class_weights else (),
-            label_smoothing=self.label_smoothing,
-        )
+        weights = len(labels) / (2 * torch.bincount(labels, minlength=2).clamp(min=1))
+        balanced = tuple(weights.tolist()) if self.class_weights else ()
+        return ClassifierLoss(self.augment, balanced, self.label_smoothing)
+
+    def training(self, **others: Any) -> TrainingConfig:
+        """The settings of ``train``: the arm's, and ``others`` such as the seed."""
+        known = {field.name for field in dataclasses.fields(TrainingConfig)}
+        own = {name: value for name, value in vars(self).items() if name in known}
+        return TrainingConfig(**own, **others)
 
 
 def _arm_of(name: str) -> Arm:
@@ -126,13 +121,11 @@ def arms_of(names: tuple[str, ...], config: Any) -> dict[str, Arm]:
     chosen = dict.fromkeys(arm for name in names for arm in GROUPS.get(name, (name,)))
     if unknown := [name for name in chosen if name not in ARMS]:
         raise ValueError(f"arm={unknown[0]!r} is unknown; choose from {tuple(ARMS)}")
+    steps = config.num_steps if config.protocol == "fair" else 0
     arms = {}
     for name in chosen:
         epochs = config.num_epochs_ddpm if ARMS[name].adds in DDPMS else config.num_epochs
-        length = {"num_steps": config.num_steps}
-        if config.protocol == "deck":
-            length = {"num_steps": 0, "num_epochs": epochs}
-        arms[name] = dataclasses.replace(ARMS[name], **length)
+        arms[name] = dataclasses.replace(ARMS[name], num_steps=steps, num_epochs=epochs)
     return arms
 
 

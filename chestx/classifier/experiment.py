@@ -34,17 +34,14 @@ Judge = Callable[[ChestCNN, RadiographTensors, Arm], dict[str, Any]]
 
 
 @torch.inference_mode()
-def predict(
-    model: ChestCNN, data: RadiographTensors, normalize: str = "none", batch_size: int = 256
-) -> np.ndarray:
+def predict(model: ChestCNN, data: RadiographTensors, normalize: str = "none") -> np.ndarray:
     """Log-odds of the positive class for every image, (N,) float32."""
     model.eval()
-    chunks = []
-    for start in range(0, len(data), batch_size):
-        images = data[list(range(start, min(start + batch_size, len(data))))]["images"]
-        chunks.append(model(NORMALIZE[normalize](images.to(model.device))))
-    logits = torch.cat(chunks).float()  # (N, 2)
-    return (logits[:, 1] - logits[:, 0]).cpu().numpy()
+    logits = []
+    for indices in torch.arange(len(data)).split(256):
+        images = data[indices.tolist()]["images"].to(model.device)
+        logits.append(model(NORMALIZE[normalize](images)).float())  # (B, 2)
+    return (torch.cat(logits) @ torch.tensor([-1.0, 1.0], device=model.device)).cpu().numpy()
 
 
 def judge(model: ChestCNN, validation: RadiographTensors, arm: Arm) -> dict[str, Any]:
@@ -58,15 +55,14 @@ def scored(unit: Unit) -> Unit:
 
     ``validation`` and ``test`` at probability 0.5, ``test_tuned`` at the threshold of its judge.
     """
-    found = {
-        split: classification_metrics(unit["labels"][split], unit["log_odds"][split])
-        for split in unit["labels"]
+    cuts = {"validation": ("validation", 0.0), "test": ("test", 0.0)}
+    cuts["test_tuned"] = ("test", unit["threshold"])
+    labels, log_odds = unit["labels"], unit["log_odds"]
+    return unit | {
+        name: classification_metrics(labels[split], log_odds[split], cut)
+        for name, (split, cut) in cuts.items()
+        if split in labels
     }
-    if "test" in found:
-        found["test_tuned"] = classification_metrics(
-            unit["labels"]["test"], unit["log_odds"]["test"], unit["threshold"]
-        )
-    return unit | found
 
 
 class Experiment:
@@ -76,28 +72,35 @@ class Experiment:
     """
 
     def __init__(self, config: CommonConfig, data: Radiographs, classifier_image_size: int = 64):
-        self.data, self.root = data, Path(config.output_dir)
-        self.image_size, self.classifier_image_size = config.image_size, classifier_image_size
-        self.mixed_precision, self.resume = config.mixed_precision, config.resume
-        self.save_every_seconds = config.save_every_seconds
+        self.config, self.data, self.resume = config, data, config.resume
+        self.root, self.size = Path(config.output_dir), classifier_image_size
         self.label, self.missing = missing_images(data["train"]["label"])
+        self.about = {  # with arm, seed and added images all that decides a unit
+            "data": data.describe()["fingerprint"],
+            "protocol": data.protocol,
+            "image_size": config.image_size,
+            "classifier_image_size": classifier_image_size,
+            "mixed_precision": config.mixed_precision,
+        }
 
     @functools.cache  # noqa: B019 - one experiment lives as long as its process
     def real(self, split: str) -> RadiographTensors:
         """The real images of a split as the classifier sees them."""
-        tensors = to_tensors(self.data[split], self.image_size)
-        return tensors.resized(self.classifier_image_size)
+        return to_tensors(self.data[split], self.config.image_size).resized(self.size)
 
+    @functools.cache  # noqa: B019
     def synthetic(self, name: str, count: int, label: int) -> Added:
         """The first ``count`` images of class ``label`` that 06 made, for the classifier.
 
         Raises ValueError if there are too few, or if the generator is not the one that made them
         or saw an image on which something is judged.
         """
-        made = SyntheticSet.of(self.root, name, self.data, label)
-        made.check_weights(checked_weights(name, self.root, self.data, self.image_size))
-        tensors = made.tensors(count, self.image_size)
-        return tensors.resized(self.classifier_image_size), made.identity(count)
+        made, image_size = (
+            SyntheticSet.of(self.root, name, self.data, label),
+            self.config.image_size,
+        )
+        made.check_weights(checked_weights(name, self.root, self.data, image_size))
+        return made.tensors(count, image_size).resized(self.size), made.identity(count)
 
     def added(self, arm: Arm) -> Added:
         """What an arm adds to the real images; their number follows from the training split.
@@ -132,16 +135,41 @@ class Experiment:
         Pretraining: half of the steps on synthetic images, the rest on real ones; a class that the
         generator does not make is real in both.
         """
-        real = self.real("train")
+        real, half = self.real("train"), arm.num_steps // 2
         if not arm.pretrain:
             return {"": (real if added is None else real.joined(added), arm.num_steps)}
-        half = arm.num_steps // 2
         if not half:
             raise ValueError("pretraining needs a number of steps: --protocol fair")
         first = added
         for label in set(real.labels.tolist()) - set(added.labels.tolist()):
             first = first.joined(real.of_class(label))
         return {"pretraining": (first, half), "finetuning": (real, arm.num_steps - half)}
+
+    def trained(
+        self, about: dict[str, Any], arm: Arm, added: RadiographTensors | None, folder: Path
+    ) -> tuple[ChestCNN, list[dict[str, Any]], int]:
+        """(model, history, optimizer steps) of one arm and seed, from the first weights on."""
+        torch.manual_seed(about["seed"])
+        model, history, num_steps = ChestCNN(self.size), [], 0
+        for stage, (data, steps) in self.stages(arm, added).items():
+            config = arm.training(
+                max_steps=steps,
+                seed=about["seed"],
+                mixed_precision=self.config.mixed_precision,
+                save_every_seconds=self.config.save_every_seconds,
+            )
+            history += train(
+                model,
+                arm.loss(data.labels),
+                data,
+                config,
+                folder / stage,
+                resume=self.resume,
+                identity=about["fingerprint"],
+                description=f"{about['arm']}, seed {about['seed']} {stage}".rstrip(),
+            )
+            num_steps += history[-1]["step"]
+        return model, history, num_steps
 
     def run_unit(
         self, name: str, arm: Arm, seed: int, *, added: Added | None = None, folder: str = "",
@@ -158,59 +186,32 @@ class Experiment:
         started = time.monotonic()
         path = self.root / (folder or f"comparison/{self.data.protocol}/{name}") / f"seed_{seed}"
         images, identity = self.added(arm) if added is None else added
-        about = {
-            "arm": name, "seed": seed, "settings": arm.settings(), "added": identity,
-            "sizes": [self.image_size, self.classifier_image_size],
-            "data": self.data.describe()["fingerprint"], "protocol": self.data.protocol,
-            "mixed_precision": self.mixed_precision, "read_test": read_test,
-        }  # fmt: skip
-        fingerprint = files.fingerprint(about)
+        about = self.about | {"arm": name, "seed": seed, "settings": arm.settings()}
+        about |= {"added": identity, "read_test": read_test}
+        about["fingerprint"] = files.fingerprint(about)
         if self.resume and (path / "result.json").exists():
             unit = files.read_json(path / "result.json")
-            if unit["fingerprint"] == fingerprint:
+            if unit["fingerprint"] == about["fingerprint"]:
                 return scored(unit)
 
-        torch.manual_seed(seed)
-        model = ChestCNN(self.classifier_image_size)
-        stages, history = self.stages(arm, images), []
-        for stage, (stage_data, steps) in stages.items():
-            config = arm.training(
-                max_steps=steps, seed=seed, mixed_precision=self.mixed_precision,
-                save_every_seconds=self.save_every_seconds,
-            )  # fmt: skip
-            history += train(
-                model, arm.loss(stage_data.labels), stage_data, config, path / stage,
-                resume=self.resume, identity=fingerprint,
-                description=f"{name}, seed {seed} {stage}".rstrip(),
-            )  # fmt: skip
-        if processes().is_main_process:
-            model.save_pretrained(path / "model", safe_serialization=True)
-
-        validation = self.real("validation")
-        found = judge(model, validation, arm)
-        splits = {"validation": validation}
+        model, history, num_steps = self.trained(about, arm, images, path)
+        splits = {"validation": self.real("validation")}
+        unit = about | judge(model, splits["validation"], arm)
         if read_test:
             splits["test"] = self.real("test")
-            note_reading(
-                self.root, arm=name, seed=seed, protocol=self.data.protocol, data=about["data"],
-                config=fingerprint,
-            )  # fmt: skip
-        unit = {
-            **about, **found,
-            "num_real": len(self.real("train")),
-            "num_added": 0 if images is None else len(images),
-            "steps": sum(steps for _, steps in stages.values()) or history[-1]["step"],
-            "labels": {split: tensors.labels.tolist() for split, tensors in splits.items()},
-            "log_odds": {
-                split: predict(model, tensors, arm.normalize).tolist()
-                for split, tensors in splits.items()
-            },
-            "history": history, "versions": files.versions(), "fingerprint": fingerprint,
-            "seconds": round(time.monotonic() - started, 1),
-        }  # fmt: skip
+            noted = {name: about[name] for name in ("arm", "seed", "protocol", "data")}
+            note_reading(self.root, **noted, config=about["fingerprint"])
+        unit["labels"] = {split: data.labels.tolist() for split, data in splits.items()}
+        unit["log_odds"] = {
+            split: predict(model, data, arm.normalize).tolist() for split, data in splits.items()
+        }
+        unit["num_real"], unit["num_added"] = len(self.real("train")), len(images or ())
+        unit |= {"steps": num_steps, "history": history, "versions": files.versions()}
+        unit["seconds"] = round(time.monotonic() - started, 1)
         if processes().is_main_process:
+            model.save_pretrained(path / "model", safe_serialization=True)
             files.write_json(path / "result.json", unit)
-            for stage in stages:
-                shutil.rmtree(path / stage / "checkpoints", ignore_errors=True)
+            for checkpoints in list(path.rglob("checkpoints")):  # of no more use
+                shutil.rmtree(checkpoints)
         processes().wait_for_everyone()
         return scored(unit)

@@ -8,7 +8,6 @@ for probabilities run out of digits. In float32 a softmax ties everything beyond
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from scipy.special import expit
 from sklearn.metrics import (
     average_precision_score,
@@ -29,8 +28,8 @@ def classification_metrics(
     negative class's recall, ``*_normal`` are its other scores (NORMAL in Kaggle's set). A precision
     without any prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]].
     ``auprc`` is the average precision of the positive class; a random order has that class's share.
-    ``brier`` is the mean of (probability - label)^2, ``calibration_error`` that of
-    ``calibration_error``. ``sensitivity_at_90_specificity`` is the highest recall among all
+    ``brier`` is the mean of (probability - label)^2.
+    ``sensitivity_at_90_specificity`` is the highest recall among all
     thresholds whose specificity on these images is at least 0.9, whatever ``threshold`` is.
     Raises ValueError unless both classes occur.
     """
@@ -66,35 +65,15 @@ def _checked(labels: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.n
     return labels, log_odds
 
 
-def reliability(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = 15
-) -> dict[str, list[float]]:
-    """What a reliability diagram shows, per bin that is not empty, from low to high.
-
-    ``predicted``: mean probability of class 1; ``observed``: share of class 1; ``count``: images.
-    The bins are equally wide in the probability of class 1, each with its lower edge.
-    """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
-    index = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1])
-    count = np.bincount(index, minlength=bins)
-    filled = count > 0
-    predicted, observed = (
-        (np.bincount(index, values, bins)[filled] / count[filled]).tolist()
-        for values in (probabilities, labels)
-    )
-    return {"predicted": predicted, "observed": observed, "count": count[filled].tolist()}
-
-
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error: mean over images of |observed - predicted| of their bin.
 
     Guo et al. 2017, arXiv:1706.04599, with their 15 equally wide bins, but of the probability of
-    class 1 as in ``reliability``, not of the winning class. Above 0 even if perfectly calibrated,
-    the more so the fewer images.
+    class 1, not of the winning class. Above 0 even if perfectly calibrated, the more so the fewer
+    images.
     """
-    table = reliability(labels, probabilities, bins)
-    gaps = np.abs(np.subtract(table["observed"], table["predicted"]))
-    return float(np.average(gaps, weights=table["count"]))
+    index = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1])
+    return float(np.abs(np.bincount(index, labels - probabilities)).sum() / len(labels))
 
 
 def choose_threshold(labels: np.ndarray, log_odds: np.ndarray) -> float:
@@ -105,39 +84,13 @@ def choose_threshold(labels: np.ndarray, log_odds: np.ndarray) -> float:
     occur.
     """
     labels, log_odds = _checked(labels, log_odds)
-    values, index = np.unique(log_odds, return_inverse=True)
-    if len(values) == 1:
+    false_alarms, sensitivity, values = roc_curve(labels, log_odds, drop_intermediate=False)
+    if len(values) == 2:  # infinity and the only one that occurs
         return 0.0
-    # Whole numbers, so that ties are exact: negatives found and positives lost below each cut.
-    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
-    below = np.bincount(index, np.where(labels == 1, -negatives, positives)).cumsum()[:-1]
-    middle = (values[:-1] + values[1:]) / 2
-    cuts = np.where(middle < values[1:], middle, values[:-1])  # neighbours without a number between
-    best = cuts[below == below.max()]
+    pairs = (labels == 1).sum() * (labels == 0).sum()
+    gain = np.rint(pairs * sensitivity) - np.rint(pairs * false_alarms)  # whole: ties are exact
+    upper, lower = values[1:-1], values[2:]
+    middle = (upper + lower) / 2
+    cuts = np.where(middle < upper, middle, lower)  # neighbours without a number between
+    best = cuts[gain[1:-1] == gain[1:-1].max()][::-1]  # from low to high
     return float(best[np.abs(best).argmin()])
-
-
-def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:
-    """Mean, standard deviation and Student-t interval of the mean of independent ``values``.
-
-    One value has no spread: its deviation and interval are None.
-    """
-    values = np.asarray(values, dtype=float)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return {"mean": mean, "sd": None, "low": None, "high": None, "n": n}
-    sd = float(values.std(ddof=1))
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * sd / np.sqrt(n))
-    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
-
-
-def prediction_interval(interval: dict[str, float], level: float = 0.95) -> tuple[float, float]:
-    """Range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
-
-    Raises ValueError for a single value, which has no spread.
-    """
-    n = interval["n"]
-    if n < 2:
-        raise ValueError(f"n={n}; a range for one more value needs at least two")
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * interval["sd"] * np.sqrt(1 + 1 / n)
-    return interval["mean"] - float(half), interval["mean"] + float(half)

@@ -15,6 +15,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+Batch = dict[str, torch.Tensor]  # images (B, 1, H, W) in [-1, 1], class_labels (B,)
+Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]  # the loss (), and its parts for the log
+
 
 @dataclasses.dataclass
 class CVAEOutput:
@@ -50,10 +53,11 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
                 f"{len(channels)} channels; take fewer channels or another size"
             )
         widths = (1 + num_classes, *channels)  # the label enters as constant one-hot planes
-        self.encoder = nn.Sequential(
-            *[self._down(before, after) for before, after in itertools.pairwise(widths)],
-            nn.Flatten(),
-        )
+        layers = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1)]
+            layers += [nn.GroupNorm(8, after), nn.SiLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten())
         flat = channels[-1] * self.side**2
         self.to_mu = nn.Linear(flat, latent_dim)
         self.to_logvar = nn.Linear(flat, latent_dim)
@@ -61,17 +65,10 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         self.decoder = self.build_decoder(channels)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))
 
-    @staticmethod
-    def _down(before: int, after: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(before, after, 4, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()
-        )
-
     def build_decoder(self, channels: tuple[int, ...]) -> nn.Module:
         """Transposed convolutions from (B, channels[-1], side, side) to (B, 1, H, W)."""
-        widths = (*reversed(channels), channels[0])
         layers = []
-        for before, after in itertools.pairwise(widths):
+        for before, after in itertools.pairwise((*reversed(channels), channels[0])):
             layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
             layers += [nn.GroupNorm(8, after), nn.SiLU()]
         return nn.Sequential(*layers, nn.Conv2d(channels[0], 1, 3, padding=1), nn.Tanh())
@@ -80,21 +77,16 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         """(B,) -> (B, num_classes) in the model's dtype."""
         return F.one_hot(class_labels, self.config.num_classes).to(self.dtype)
 
-    def encode(
-        self, images: torch.Tensor, class_labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, images: torch.Tensor, class_labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mean and log variance of q(z | x, y), each (B, latent_dim)."""
         planes = self.one_hot(class_labels)[:, :, None, None]  # (B, K, 1, 1)
         planes = planes.expand(-1, -1, *images.shape[-2:])  # (B, K, H, W)
         hidden = self.encoder(torch.cat([images.to(self.dtype), planes], dim=1))  # (B, flat)
         return self.to_mu(hidden), self.to_logvar(hidden).clamp(-20, 10)
 
-    def reparameterize(
-        self, mu: torch.Tensor, logvar: torch.Tensor, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
+    def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """z = mu + sigma * eps with eps ~ N(0, I), so that gradients reach mu and sigma."""
-        noise = randn_tensor(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-        return mu + (0.5 * logvar).exp() * noise
+        return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
 
     def decode(self, z: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
         """Mean of p(x | z, y), (B, 1, H, W) in [-1, 1]."""
@@ -103,9 +95,7 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def sample(
-        self,
-        class_labels: torch.Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        self, class_labels: torch.Tensor, generator: list[torch.Generator] | None = None
     ) -> torch.Tensor:
         """Draw z ~ N(0, I) and decode it: (B, 1, H, W) in [-1, 1].
 
@@ -116,14 +106,9 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         z = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
         return self.decode(z, class_labels.to(self.device))
 
-    def forward(
-        self,
-        images: torch.Tensor,
-        class_labels: torch.Tensor,
-        generator: torch.Generator | None = None,
-    ) -> CVAEOutput:
-        mu, logvar = self.encode(images, class_labels)
-        z = self.reparameterize(mu, logvar, generator)
+    def forward(self, images: torch.Tensor, class_labels: torch.Tensor) -> CVAEOutput:
+        mu, logvar = self.encode(images, class_labels)  # (B, latent_dim) each
+        z = self.reparameterize(mu, logvar)
         return CVAEOutput(self.decode(z, class_labels), mu, logvar, self.log_sigma)
 
 
@@ -136,25 +121,19 @@ def gaussian_nll(
     settles at the root-mean-square error. Averaging the squared error over pixels instead would
     be a variance of D / 2 and let the KL term win: posterior collapse.
     """
-    squared_error = (images - reconstruction).float().square().flatten(1).sum(1)  # (B,)
-    num_pixels = images[0].numel()
     log_sigma = log_sigma.float()
-    log_normalizer = num_pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
+    squared_error = (images - reconstruction).float().square().flatten(1).sum(1)  # (B,)
+    log_normalizer = images[0].numel() * (log_sigma + 0.5 * math.log(2 * math.pi))
     return 0.5 * squared_error * (-2 * log_sigma).exp() + log_normalizer
 
 
 def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL(N(mu, sigma^2) || N(0, I)) = 1/2 sum (mu^2 + sigma^2 - ln sigma^2 - 1), over latents.
-
-    (B,), in nats.
-    """
+    """KL(N(mu, sigma^2) || N(0, I)) = 1/2 sum (mu^2 + sigma^2 - ln sigma^2 - 1): (B,), in nats."""
     mu, logvar = mu.float(), logvar.float()
     return 0.5 * (mu.square() + logvar.exp() - logvar - 1).sum(1)
 
 
-def cvae_loss(
-    model: nn.Module, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def cvae_loss(model: nn.Module, batch: Batch) -> Loss:
     """Negative ELBO: -E_q[ln p(x | z, y)] + KL(q(z | x, y) || p(z)).
 
     Summed over pixels and latents, averaged over the batch, in nats per image.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
-from chestx.radiographs.phantom import CLASS_NAMES
+from chestx.generators.cvae import Batch, Loss
 
 # With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
 # at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
@@ -57,7 +57,8 @@ def build_unet(
 def build_scheduler(
     schedule: str = "deck", prediction_type: str = "epsilon", num_train_timesteps: int = 200
 ) -> DDPMScheduler:
-    """The noise schedule that a DDPM is trained with, every argument written out."""
+    """The noise schedule that a DDPM is trained with; defaults that ``from_config`` would drop
+    are written out, so that ``DDIMScheduler.from_config(scheduler.config)`` keeps them."""
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r} is unknown; choose one of {SCHEDULES}")
     if prediction_type not in PREDICTION_TYPES:
@@ -68,22 +69,15 @@ def build_scheduler(
             "about x_0 there; take prediction_type='v_prediction' or 'sample'"
         )
     factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
-    beta_start, beta_end = (factor * beta for beta in BETAS)
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,
-        beta_start=beta_start,
-        beta_end=beta_end,
+        beta_start=factor * BETAS[0],
+        beta_end=factor * BETAS[1],
         beta_schedule="linear",
-        trained_betas=None,
+        prediction_type=prediction_type,
         variance_type="fixed_small",  # beta_t (1 - abar_{t-1}) / (1 - abar_t), the posterior's
         clip_sample=True,
-        prediction_type=prediction_type,
-        thresholding=False,
-        dynamic_thresholding_ratio=0.995,
-        clip_sample_range=1.0,
-        sample_max_value=1.0,
         timestep_spacing="trailing" if schedule == "zero_snr" else "leading",
-        steps_offset=0,
         rescale_betas_zero_snr=schedule == "zero_snr",
     )
 
@@ -95,22 +89,17 @@ class DenoisingLoss:
     v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022, arXiv:2202.00512), or x_0.
     The mean is over batch and pixels. (The slide writes alpha x_0 + sqrt(1 - alpha) eps, without
     the root and the bar: its x_t would have neither the right mean nor the right variance.)
+
+    ``label_dropout``: the share of the labels that the null label replaces, for guidance.
     """
 
-    def __init__(
-        self,
-        scheduler: DDPMScheduler,
-        label_dropout: float = 0.0,
-        num_classes: int = len(CLASS_NAMES),
-    ):
+    def __init__(self, scheduler: DDPMScheduler, label_dropout: float = 0.0, num_classes: int = 2):
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout={label_dropout} must lie in [0, 1); 0 turns it off")
         self.scheduler, self.num_classes = scheduler, num_classes
         self.label_dropout = label_dropout
 
-    def __call__(
-        self, model: UNet2DModel, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(self, model: UNet2DModel, batch: Batch) -> Loss:
         images = batch["images"]  # (B, 1, H, W) in [-1, 1]
         noise = torch.randn_like(images)
         T = self.scheduler.config.num_train_timesteps
@@ -118,19 +107,16 @@ class DenoisingLoss:
         noisy_images = self.scheduler.add_noise(images, noise, timesteps)
         class_labels = batch["class_labels"] if takes_class_labels(model) else None
         if self.label_dropout:
-            class_labels = self.drop_labels(class_labels, null_label(model, self.num_classes))
+            null = null_label(model, self.num_classes)
+            if null is None:
+                raise ValueError(
+                    f"label_dropout={self.label_dropout} needs a UNet with a null label; build it "
+                    f"with build_unet(..., num_classes={self.num_classes}, with_null_label=True)"
+                )
+            dropped = torch.rand(len(images), device=images.device) < self.label_dropout
+            class_labels = torch.where(dropped, null, class_labels)
         prediction = model(noisy_images, timesteps, class_labels).sample  # (B, 1, H, W)
         return F.mse_loss(prediction.float(), self.target(images, noise, timesteps)), {}
-
-    def drop_labels(self, class_labels: torch.Tensor, null: int | None) -> torch.Tensor:
-        """Replace a share ``label_dropout`` of the labels (B,) by the null label."""
-        if null is None:
-            raise ValueError(
-                f"label_dropout={self.label_dropout} needs a UNet with a null label; build it with "
-                f"build_unet(..., num_classes={self.num_classes}, with_null_label=True)"
-            )
-        dropped = torch.rand(len(class_labels), device=class_labels.device) < self.label_dropout
-        return torch.where(dropped, null, class_labels)
 
     def target(
         self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor

@@ -11,7 +11,7 @@ import torch
 from pytorch_msssim import ssim
 from torch import nn
 
-from chestx.generators.cvae import ConditionalVAE, gaussian_nll, kl_divergence
+from chestx.generators.cvae import Batch, ConditionalVAE, Loss, gaussian_nll, kl_divergence
 
 
 class ResidualBlock(nn.Module):
@@ -19,14 +19,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        layers = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(8, channels), nn.SiLU()]
+            layers += [nn.Conv2d(channels, channels, 3, padding=1)]
+        self.body = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
@@ -41,9 +38,8 @@ class EnhancedConditionalVAE(ConditionalVAE):
 
     def build_decoder(self, channels: tuple[int, ...]) -> nn.Module:
         """Residual blocks from (B, channels[-1], side, side) to (B, 1, H, W)."""
-        widths = (*reversed(channels), channels[0])
         layers = []
-        for before, after in itertools.pairwise(widths):
+        for before, after in itertools.pairwise((*reversed(channels), channels[0])):
             layers += [ResidualBlock(before), nn.Upsample(scale_factor=2, mode="nearest")]
             layers += [nn.Conv2d(before, after, 3, padding=1)]
         head = [nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 1, 3, padding=1)]
@@ -73,9 +69,7 @@ class EnhancedCVAELoss:
             raise ValueError(f"beta={beta} and ssim_weight={ssim_weight} must not be negative")
         self.beta, self.ssim_weight = beta, ssim_weight
 
-    def __call__(
-        self, model: nn.Module, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         images = batch["images"]
         output = model(images, batch["class_labels"])
         reconstruction = gaussian_nll(images, output.reconstruction, output.log_sigma).mean()

@@ -11,11 +11,9 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for, processes
 from chestx.generators.ddpm import null_label, takes_class_labels
-from chestx.generators.schedulers import check_runs, check_schedule, start, step_arguments
+from chestx.generators.schedulers import check_runs, check_schedule, walk
 from chestx.radiographs import images as pixels
 from chestx.radiographs.phantom import CLASS_NAMES
-
-Step = Callable[[int, int, torch.Tensor], None]
 
 
 class RadiographPipeline(DiffusionPipeline):
@@ -54,7 +52,7 @@ class RadiographPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
-        on_step: Step | None = None,
+        on_step: Callable[[int, int, torch.Tensor], None] | None = None,
         guidance_scale: float = 1.0,
         check: bool = True,
     ):
@@ -67,8 +65,7 @@ class RadiographPipeline(DiffusionPipeline):
 
         ``class_labels``: indices or names of classes, one per image, if the UNet has any; a name
         alone counts for all.
-        ``num_inference_steps``: default is as many as the UNet was trained with; a second-order
-        scheduler (Heun, KDPM2) evaluates the UNet about twice per step.
+        ``num_inference_steps``: default is as many as the UNet was trained with.
         ``generator``: one, or one per image, which makes an image independent of its batch.
         ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".
         ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
@@ -82,37 +79,41 @@ class RadiographPipeline(DiffusionPipeline):
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
         labels = self._class_indices(class_labels, num_images)
-        labels = self._with_null(labels, guidance_scale)
-        size = self.unet.config.sample_size
-        device, dtype = self._execution_device, self.unet.dtype
         steps = num_inference_steps or self.scheduler.config.num_train_timesteps
         if check:
             self._check(steps)
-        start(self.scheduler, steps, device)
-        extra = step_arguments(self.scheduler, generator)
-
-        shape = (num_images, self.unet.config.in_channels, size, size)
-        images = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        images = images * self.scheduler.init_noise_sigma
-        if on_step:
-            on_step(-1, int(self.scheduler.timesteps[0]), images)
-        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            scaled = self.scheduler.scale_model_input(images, timestep)
-            if guidance_scale == 1:
-                prediction = self.unet(scaled, timestep, labels).sample  # (B, 1, H, W)
-            else:  # both branches in one batch
-                both = self.unet(torch.cat([scaled, scaled]), timestep, labels).sample
-                labelled, null = both.chunk(2)
-                prediction = null + guidance_scale * (labelled - null)
-            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+        shape = (num_images, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
+        noise = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        predict = self._predictor(labels, guidance_scale)
+        walked = walk(self.scheduler, predict, noise, steps, generator, bar=self.progress_bar)
+        for index, (timestep, images) in enumerate(walked, -1):
             if on_step:
-                on_step(index, int(timestep), images)
-
+                on_step(index, timestep, images)
         images = images.clamp(-1, 1)
         if output_type == "pt":
             return images
         arrays = pixels.to_uint8(images)[:, 0].cpu().numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(arrays[..., None] / 255.0)
+
+    def _predictor(self, labels: torch.Tensor | None, w: float):
+        """What ``walk`` asks for: the UNet's prediction, with guidance of scale ``w``."""
+        if w == 1:
+            return lambda x, t: self.unet(x, t, labels).sample  # (B, 1, H, W)
+        null = null_label(self.unet, len(self.config.get("class_names", ())))
+        if null is None or w < 0:
+            raise ValueError(
+                f"guidance_scale={w} must be at least 0, and other than 1 it needs a UNet with a "
+                f"null label; train one with `python examples/04_train_ddpm.py "
+                f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
+            )
+        both = torch.cat([labels, torch.full_like(labels, null)])
+
+        def guided(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            """Both branches in one batch."""
+            labelled, unlabelled = self.unet(torch.cat([x, x]), t, both).sample.chunk(2)
+            return unlabelled + w * (labelled - unlabelled)
+
+        return guided
 
     def _check(self, steps: int) -> None:
         tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
@@ -139,19 +140,6 @@ class RadiographPipeline(DiffusionPipeline):
             )
         return torch.tensor([int(c) for c in indices], device=self._execution_device)
 
-    def _with_null(self, labels: torch.Tensor | None, guidance_scale: float):
-        """The labels of one branch or, with guidance, of both: labelled, then null."""
-        if guidance_scale == 1:
-            return labels
-        null = null_label(self.unet, len(self.config.get("class_names", ())))
-        if null is None or guidance_scale < 0:
-            raise ValueError(
-                f"guidance_scale={guidance_scale} must be at least 0, and other than 1 it needs a "
-                f"UNet with a null label; train one with `python examples/04_train_ddpm.py "
-                f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
-            )
-        return torch.cat([labels, torch.full_like(labels, null)])
-
 
 def load_pipeline(
     folder: Path, kind: type[DiffusionPipeline] = RadiographPipeline
@@ -173,8 +161,7 @@ def forward_strip(
 ) -> torch.Tensor:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
     noise = randn_tensor(images.shape, generator=generator_for(seed))
-    steps = [torch.full((len(images),), t) for t in timesteps]
-    return torch.stack([scheduler.add_noise(images, noise, t) for t in steps])
+    return torch.stack([scheduler.add_noise(images, noise, torch.tensor([t])) for t in timesteps])
 
 
 def reverse_strip(
@@ -193,5 +180,6 @@ def reverse_strip(
         seen[timestep if index < 0 else timestep - 1] = images.cpu()
 
     pipeline.set_progress_bar_config(disable=True)
-    final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False).cpu()
-    return torch.stack([final if t == 0 else seen[t] for t in timesteps])
+    final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False)
+    seen[0] = final.cpu()
+    return torch.stack([seen[t] for t in timesteps])

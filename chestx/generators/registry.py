@@ -11,47 +11,43 @@ from chestx import files
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 
-DDPM_SCRIPT = "04_train_ddpm.py --generator "
+DDPM = "04_train_ddpm.py --generator "
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One generator. ``model`` is a VAE's class; a DDPM has the noise schedule and the prediction
-    type that it is trained with."""
+    """One generator: a VAE has a ``model``, a DDPM what its network is trained with."""
 
     title: str
     colour: str
     script: str  # trains it
-    model: type[ModelMixin] | None = None
     schedule: str = ""
     prediction_type: str = ""
+    model: type[ModelMixin] | None = None
     is_arm: bool = True  # one of the four that are compared
 
 
 GENERATORS = {
-    "cvae": Kind("CVAE", "#1f77b4", "02_train_cvae.py", ConditionalVAE),
+    "cvae": Kind("CVAE", "#1f77b4", "02_train_cvae.py", model=ConditionalVAE),
     "enhanced_cvae": Kind(
-        "enhanced CVAE", "#17a398", "03_train_enhanced_cvae.py", EnhancedConditionalVAE
+        "enhanced CVAE", "#17a398", "03_train_enhanced_cvae.py", model=EnhancedConditionalVAE
     ),
-    "ddpm": Kind(
-        "DDPM (deck's schedule)", "#e08214", DDPM_SCRIPT + "ddpm",
-        schedule="deck", prediction_type="epsilon",
-    ),
-    "ddpm_mended": Kind(
-        "DDPM mended", "#b2182b", DDPM_SCRIPT + "ddpm_mended",
-        schedule="scaled", prediction_type="v_prediction",
-    ),
+    "ddpm": Kind("DDPM (deck's schedule)", "#e08214", DDPM + "ddpm", "deck", "epsilon"),
+    "ddpm_mended": Kind("DDPM mended", "#b2182b", DDPM + "ddpm_mended", "scaled", "v_prediction"),
     "ddpm_zero_snr": Kind(
-        "DDPM, zero terminal SNR", "#7b3294", DDPM_SCRIPT + "ddpm_zero_snr",
-        schedule="zero_snr", prediction_type="v_prediction", is_arm=False,
+        "DDPM, zero terminal SNR",
+        "#7b3294",
+        DDPM + "ddpm_zero_snr",
+        "zero_snr",
+        "v_prediction",
+        is_arm=False,
     ),
     "ddpm_custom": Kind(
-        "DDPM, custom", "#b8860b", DDPM_SCRIPT + "ddpm_custom",
-        schedule="deck", prediction_type="epsilon", is_arm=False,
+        "DDPM, custom", "#b8860b", DDPM + "ddpm_custom", "deck", "epsilon", is_arm=False
     ),
     # The Gaussian of the training images of each class, see study/twin.py: nothing is trained.
     "twin": Kind("Gaussian twin", "#2b8cbe", "06_generate_synthetic.py --extended", is_arm=False),
-}  # fmt: skip
+}
 ARM_GENERATORS = tuple(name for name, kind in GENERATORS.items() if kind.is_arm)
 DDPMS = tuple(name for name, kind in GENERATORS.items() if kind.schedule)
 
@@ -73,7 +69,7 @@ def check_configs(folder: Path, *others: type[ModelMixin]) -> None:
         if known is None:
             raise ValueError(f"{path}: unknown class {name}; train the model again")
         own = {key for key in fields if not key.startswith("_")}
-        if unknown := own - set(inspect.signature(known.__init__).parameters):
+        if unknown := own - set(inspect.signature(known).parameters):
             raise ValueError(
                 f"{path}: {name} has no {sorted(unknown)}; another version wrote it "
                 f"({fields.get('_diffusers_version')}, here is {diffusers.__version__}), or it was "

@@ -2,63 +2,52 @@
 
 import copy
 import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    LMSDiscreteScheduler,
-    PNDMScheduler,
-    SASolverScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+from diffusers import SchedulerMixin
 
 # Trailing: the first timestep is the last of training, where x_T is closest to pure noise.
 TRAILING = {"timestep_spacing": "trailing"}
 # Noise levels in geometric progression: at 20 steps or fewer the last of evenly spaced timesteps
 # still has so much noise that the jump to x_0 loses up to a third of the spread.
 EXPONENTIAL = {"use_exponential_sigmas": True}
-# Near T a few-step solver divides the network's error by sqrt(abar_T); this bounds x_0 again.
-THRESHOLDING = {"thresholding": True, "sample_max_value": 1.0}
+# Near T a few-step solver divides the network's error by sqrt(abar_T); thresholding bounds x_0.
+BOUNDED = {**EXPONENTIAL, "thresholding": True, "sample_max_value": 1.0}
 
 # name -> (class, arguments that differ from its defaults); adding one is one line. Left out:
 # IPNDM ignores the betas; LCM and TCD sample distilled networks; DPMSolverSDE needs torchsde;
 # the Parallel ones do DDIM's and DDPM's arithmetic; the others know no betas. use_beta_sigmas
 # raises IndexError or comes out wrong at T = 200.
 SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, TRAILING),
-    "ddim": (DDIMScheduler, TRAILING),
+    "ddpm": (diffusers.DDPMScheduler, TRAILING),
+    "ddim": (diffusers.DDIMScheduler, TRAILING),
     # Without its Runge-Kutta start, which costs nine evaluations more.
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True, **TRAILING}),
-    "lms": (LMSDiscreteScheduler, EXPONENTIAL),
-    "euler": (EulerDiscreteScheduler, EXPONENTIAL),
-    "euler-ancestral": (EulerAncestralDiscreteScheduler, TRAILING),
-    "heun": (HeunDiscreteScheduler, EXPONENTIAL),
-    "kdpm2": (KDPM2DiscreteScheduler, EXPONENTIAL),
-    "kdpm2-ancestral": (KDPM2AncestralDiscreteScheduler, EXPONENTIAL),
-    "dpmsolver++": (DPMSolverMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
+    "pndm": (
+        diffusers.PNDMScheduler,
+        {"skip_prk_steps": True, "set_alpha_to_one": True, **TRAILING},
+    ),
+    "lms": (diffusers.LMSDiscreteScheduler, EXPONENTIAL),
+    "euler": (diffusers.EulerDiscreteScheduler, EXPONENTIAL),
+    "euler-ancestral": (diffusers.EulerAncestralDiscreteScheduler, TRAILING),
+    "heun": (diffusers.HeunDiscreteScheduler, EXPONENTIAL),
+    "kdpm2": (diffusers.KDPM2DiscreteScheduler, EXPONENTIAL),
+    "kdpm2-ancestral": (diffusers.KDPM2AncestralDiscreteScheduler, EXPONENTIAL),
+    "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, BOUNDED),
     "sde-dpmsolver++": (
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "sde-dpmsolver++", **EXPONENTIAL, **THRESHOLDING},
+        diffusers.DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", **BOUNDED},
     ),
     "singlestep-dpmsolver++": (
-        DPMSolverSinglestepScheduler,
-        {"lower_order_final": True, **EXPONENTIAL, **THRESHOLDING},  # for odd numbers of steps
+        diffusers.DPMSolverSinglestepScheduler,
+        {"lower_order_final": True, **BOUNDED},  # for odd numbers of steps
     ),
-    "unipc": (UniPCMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
-    "deis": (DEISMultistepScheduler, {**EXPONENTIAL, **THRESHOLDING}),
+    "unipc": (diffusers.UniPCMultistepScheduler, BOUNDED),
+    "deis": (diffusers.DEISMultistepScheduler, BOUNDED),
     # Adds noise between the timesteps 200 and 800 alone, so that at T = 200 it is an ODE solver.
-    "sa-solver": (SASolverScheduler, {**EXPONENTIAL, **THRESHOLDING}),
+    "sa-solver": (diffusers.SASolverScheduler, BOUNDED),
 }
 STOCHASTIC = ("ddpm", "euler-ancestral", "kdpm2-ancestral", "sde-dpmsolver++")  # add noise
 UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are no greys in [-1, 1]
@@ -66,18 +55,17 @@ UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are n
 TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 TRAINED += ("prediction_type", "rescale_betas_zero_snr")
 # They step by T // n whatever the distance of the timesteps.
-STEPS_DIVIDE_T = (DDIMScheduler, PNDMScheduler)
+STEPS_DIVIDE_T = (diffusers.DDIMScheduler, diffusers.PNDMScheduler)
 # Share of the signal's amplitude at T above which sampling visibly starts from the wrong noise:
 # Stable Diffusion's 0.068 is the example of Lin et al. 2023, arXiv:2305.08891.
 MAX_SIGNAL = 0.05
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of x_t, scaled, and t
 
 
 def swap_scheduler(scheduler: SchedulerMixin, name: str, **changes: Any) -> SchedulerMixin:
     """A new scheduler of kind ``name`` for the network that was trained with ``scheduler``.
 
-    Every argument is passed explicitly: ``from_config`` on an object in memory would drop the
-    values that were defaulted, so that the same swap could differ before and after saving.
-    ``changes`` go over those of ``SAMPLERS``, as far as the class knows them. Raises
+    ``changes`` go over the arguments of ``SAMPLERS``, as far as the class knows them. Raises
     ValueError for an unknown name, for a scheduler without betas, and where ``name`` cannot do
     what the network was trained for (zero terminal SNR, its prediction type), with the names of
     those that can.
@@ -85,10 +73,24 @@ def swap_scheduler(scheduler: SchedulerMixin, name: str, **changes: Any) -> Sche
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; choose one of {list(SAMPLERS)}")
     _require_betas(scheduler)
-    swapped = _build(scheduler, name, changes)
+    swapped = _swapped(scheduler, name, changes)
     if reason := _obstacle(scheduler, swapped, 3):
         raise ValueError(f"sampler={name!r} cannot be used here: {reason}; {_able(scheduler, 3)}")
     return swapped
+
+
+def _swapped(scheduler: SchedulerMixin, name: str, changes: dict[str, Any]) -> SchedulerMixin:
+    scheduler_class, own = SAMPLERS[name]
+    # Not the whole configuration: ``from_config`` passes over values that were defaulted, so that
+    # a swap could differ before and after saving, and stores what the class does not know.
+    kept = scheduler.config if scheduler_class is diffusers.DDPMScheduler else TRAINED
+    trained = {key: scheduler.config[key] for key in kept if key in scheduler.config}
+    if trained.get("rescale_betas_zero_snr") and "use_exponential_sigmas" in own:
+        # From sigma = 4096 half of a geometric progression would round to the same timestep.
+        own = own | TRAILING | {"use_exponential_sigmas": False}
+    known = inspect.signature(scheduler_class).parameters
+    arguments = trained | own | changes
+    return scheduler_class.from_config({k: v for k, v in arguments.items() if k in known})
 
 
 def check_runs(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
@@ -160,60 +162,47 @@ def _require_betas(scheduler: SchedulerMixin) -> None:
         )
 
 
-def _build(scheduler: SchedulerMixin, name: str, changes: dict[str, Any]) -> SchedulerMixin:
-    scheduler_class, own = SAMPLERS[name]
-    parameters = inspect.signature(scheduler_class.__init__).parameters
-    arguments = {
-        parameter.name: parameter.default
-        for parameter in parameters.values()
-        if parameter.default is not parameter.empty
-    }
-    kept = TRAINED if scheduler_class is not DDPMScheduler else tuple(arguments)
-    trained = {key: scheduler.config[key] for key in kept if key in scheduler.config}
-    if trained.get("rescale_betas_zero_snr") and "use_exponential_sigmas" in own:
-        # From sigma = 4096 half of a geometric progression would round to the same timestep.
-        own = {k: v for k, v in own.items() if k != "use_exponential_sigmas"} | TRAILING
-    own = {key: value for key, value in (own | changes).items() if key in arguments}
-    return scheduler_class(
-        **arguments | {key: trained[key] for key in arguments if key in trained} | own
-    )
-
-
 def _obstacle(trained: SchedulerMixin, scheduler: SchedulerMixin, steps: int) -> str:
     """Why ``scheduler`` cannot serve the network of ``trained``: a dry run on one pixel tells."""
-    if trained.config.get("rescale_betas_zero_snr") and not scheduler.config.get(
-        "rescale_betas_zero_snr"
-    ):
-        return "it has no rescale_betas_zero_snr for zero terminal SNR"
-    trial, generator = copy.deepcopy(scheduler), torch.Generator().manual_seed(0)
-    extra = step_arguments(trial, generator)
-    x = torch.ones(1, 1, 1, 1)
+    zero_snr = "rescale_betas_zero_snr"
+    if trained.config.get(zero_snr) and not scheduler.config.get(zero_snr):
+        return f"it has no {zero_snr} for zero terminal SNR"
+    x, noise = torch.ones(1, 1, 1, 1), torch.Generator().manual_seed(0)
     try:
-        start(trial, steps)
-        for timestep in trial.timesteps:
-            prediction = 0.5 * trial.scale_model_input(x, timestep)
-            x = trial.step(prediction, timestep, x, **extra).prev_sample
+        *_, (_, x) = walk(copy.deepcopy(scheduler), lambda x, t: 0.5 * x, x, steps, noise)
     except (ValueError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     return "" if torch.isfinite(x).all() else "its samples are not finite"
 
 
 def _able(trained: SchedulerMixin, steps: int) -> str:
-    able = [n for n in SAMPLERS if not _obstacle(trained, _build(trained, n, {}), steps)]
+    able = [n for n in SAMPLERS if not _obstacle(trained, _swapped(trained, n, {}), steps)]
     return f"these can: {able}" if able else f"none of {list(SAMPLERS)} can; take fewer steps"
 
 
-def start(scheduler: SchedulerMixin, steps: int, device: torch.device | None = None) -> None:
-    """``set_timesteps`` and the first step index, which diffusers otherwise looks up by timestep.
+def walk(
+    scheduler: SchedulerMixin,
+    predict: Predict,
+    noise: torch.Tensor,
+    num_inference_steps: int,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    bar: Callable[[Iterable], Iterable] = iter,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The denoising loop of every sampler: yields (t, images) before and after every evaluation.
 
-    Where rounding makes the first two timesteps equal, its look-up takes the second.
+    ``noise`` (B, 1, H, W) ~ N(0, I) becomes x_T; ``predict(x_t, t)`` is the network. Second-order
+    schedulers have about two timesteps per step. ``generator`` draws what the scheduler adds.
     """
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
     if hasattr(scheduler, "set_begin_index"):
+        # diffusers would look the index up by the timestep: the second one, if rounding makes the
+        # first two equal.
         scheduler.set_begin_index(0)
-
-
-def step_arguments(scheduler: SchedulerMixin, generator: Any) -> dict[str, Any]:
-    """The generator for ``step``, if it takes one: DDPM's does, PNDM's or Heun's does not."""
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": generator} if takes_generator else {}
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters  # PNDM has none
+    extra = {"generator": generator} if takes_generator else {}
+    images = noise * scheduler.init_noise_sigma
+    yield int(scheduler.timesteps[0]), images
+    for timestep in bar(scheduler.timesteps):
+        prediction = predict(scheduler.scale_model_input(images, timestep), timestep)
+        images = scheduler.step(prediction, timestep, images, **extra).prev_sample
+        yield int(timestep), images

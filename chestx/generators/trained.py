@@ -47,6 +47,19 @@ def weights_hash(folder: Path) -> str:
     return files.file_hash(folder / "model" / f"{part}diffusion_pytorch_model.safetensors")
 
 
+def read_result(name: str, folder: Path) -> dict[str, Any]:
+    """The result of a generator's training; raises ValueError for an unknown name and
+    FileNotFoundError, with the script to run, if nothing was trained."""
+    if name not in GENERATORS:
+        raise ValueError(f"generator={name!r} is unknown; choose one of {tuple(GENERATORS)}")
+    if not (folder / "result.json").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no finished {name}; run `python examples/{GENERATORS[name].script}` "
+            f"first"
+        )
+    return files.read_json(folder / "result.json")
+
+
 def load_generator(
     name: str,
     folder: Path,
@@ -56,34 +69,24 @@ def load_generator(
 ) -> Generator:
     """Load what ``save_generator`` wrote; the sampler, its steps and guidance concern DDPMs alone.
 
-    Raises ValueError for an unknown name and FileNotFoundError if nothing was trained.
+    Raises what ``read_result``, ``check_configs`` and ``pipeline_sampler`` raise.
     """
-    if name not in GENERATORS:
-        known = tuple(GENERATORS)
-        raise ValueError(f"generator={name!r} is unknown; choose one of {known}")
     folder = Path(folder)
-    if not (folder / "result.json").exists():
-        raise FileNotFoundError(
-            f"{folder} holds no finished {name}; run `python examples/{GENERATORS[name].script}` "
-            f"first"
-        )
+    counts = read_result(name, folder)["data"]["counts"]["train"]
     check_configs(folder / "model")
-    trained_on = set(files.read_json(folder / "trained_on.json"))
-    counts = files.read_json(folder / "result.json")["data"]["counts"]["train"]
     classes = tuple(counts)
     if vae := GENERATORS[name].model:
         model = vae.from_pretrained(folder / "model", use_safetensors=True)
         model.to(processes().device).eval()
-        settings = {"scheduler": None, "num_inference_steps": None, "guidance_scale": None}
+        settings = dict.fromkeys(("scheduler", "num_inference_steps", "guidance_scale"))
         size, sample = model.config.image_size, model.sample
     else:
         pipeline = load_pipeline(folder / "model")
-        sample, settings = pipeline_sampler(
-            pipeline, sampler or "ddpm", num_inference_steps, guidance_scale
-        )
+        sample, settings = pipeline_sampler(pipeline, sampler, num_inference_steps, guidance_scale)
         size = pipeline.unet.config.sample_size
         if not takes_class_labels(pipeline.unet):
             classes = (smaller_class(counts),)
+    trained_on = set(files.read_json(folder / "trained_on.json"))
     return Generator(name, sample, size, weights_hash(folder), settings, trained_on, classes)
 
 
@@ -99,19 +102,18 @@ def pipeline_sampler(
     schedule that the network was trained with stays: an arm is what it is.
     """
     trained, T = pipeline.scheduler, pipeline.scheduler.config.num_train_timesteps
-    pipeline.scheduler, steps = swap_scheduler(trained, sampler), num_inference_steps or T
+    sampler, steps = sampler or "ddpm", num_inference_steps or T
+    pipeline.scheduler = swap_scheduler(trained, sampler)
     pipeline.set_progress_bar_config(disable=True)
     check_runs(pipeline.scheduler, steps)
     own = check_schedule(trained, T)
     if added := [s for s in check_schedule(pipeline.scheduler, steps) if s not in own]:
         raise ValueError(f"sampler={sampler!r}, num_inference_steps={steps}: {'; '.join(added)}")
+    options = {"guidance_scale": guidance_scale, "check": False}
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         labels = class_labels if takes_class_labels(pipeline.unet) else None
-        return pipeline(
-            len(class_labels), labels, steps, generators,
-            guidance_scale=guidance_scale, check=False,
-        )  # fmt: skip
+        return pipeline(len(class_labels), labels, steps, generators, **options)
 
     settings = {"scheduler": sampler, "num_inference_steps": steps}
     return sample, settings | {"guidance_scale": None if guidance_scale == 1 else guidance_scale}
@@ -121,13 +123,11 @@ def check_no_leak(name: str, trained_on: set[str], data: Radiographs) -> None:
     """Raise ValueError if a generator saw an image on which something is judged, or any image that
     is not in the training split.
 
-    The deck's val folder is exempt: no arm is judged or chosen by it. So are the deck's other
-    images, for its generators are trained under the fair protocol, whose train split takes from
-    the val folder, too, and, under ``--limit``, other images of the train folder.
+    Two exemptions under the deck protocol: its val folder, by which no arm is judged or chosen, and
+    its other images, for generators come from the fair protocol, whose train split takes from val.
     """
-    judged = {"test", "hidden"}
-    if data.protocol != "deck":
-        judged |= {"validation", "reference"}
+    deck = data.protocol == "deck"
+    judged = {"test", "hidden"} | (set() if deck else {"validation", "reference"})
     for split in judged & set(data):
         if seen := trained_on & set(data[split]["sha256"]):
             raise ValueError(
@@ -135,7 +135,7 @@ def check_no_leak(name: str, trained_on: set[str], data: Radiographs) -> None:
                 f"{data.protocol}; train it again under that protocol"
             )
     foreign = trained_on - set(data["train"]["sha256"])
-    if foreign == trained_on or (foreign and data.protocol != "deck"):
+    if foreign == trained_on or (foreign and not deck):
         raise ValueError(
             f"{name} was trained on other data than {data.source!r}: {len(foreign)} of "
             f"{len(trained_on)} images are not in train; train it on these, or give --data, "
@@ -151,9 +151,7 @@ def checked_weights(name: str, root: Path, data: Radiographs, image_size: int) -
     if name == "twin":  # follows from the training images
         return files.fingerprint(sorted(data["train"]["sha256"]), image_size)
     folder = Path(root) / name
-    if not (folder / "result.json").exists():
-        load_generator(name, folder)  # raises, with the script to run
-    trained = files.read_json(folder / "result.json")["config"]["image_size"]
+    trained = read_result(name, folder)["config"]["image_size"]
     if trained != image_size:
         raise ValueError(
             f"{name} was trained with other settings (image_size: {trained} there, {image_size} "

@@ -18,7 +18,14 @@ CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
 # Share of NORMAL images in each folder of the real data.
 NORMAL_SHARE = {"train": 1341 / 5216, "val": 8 / 16, "test": 234 / 624}
-GROUPS = ("IM", "NORMAL2", "bacteria", "virus")  # the namespaces of patient numbers
+# Namespace of patient numbers -> file name of a patient's image: the grammar of the real data.
+FILE_NAMES = {
+    "IM": "IM-{:04d}-{:04d}.jpeg",
+    "NORMAL2": "NORMAL2-IM-{:04d}-{:04d}.jpeg",
+    "bacteria": "person{}_bacteria_{}.jpeg",
+    "virus": "person{}_virus_{}.jpeg",
+}
+GROUPS = tuple(FILE_NAMES)  # two of NORMAL, two of PNEUMONIA
 MAX_IMAGES = 10_000  # the four digits of IM-NNNN, shared by three splits, hold no more
 EDGE = 0.022  # softness of an organ's edge, in body coordinates
 TEXTURE_CELLS = 24  # cells of a random texture along each axis
@@ -216,11 +223,10 @@ def draw_phantom(
 ) -> np.ndarray:
     """Draw one phantom radiograph, uint8 of shape (size, size).
 
-    `patient_rng` decides anatomy and the kind and place of the disease, `image_rng` framing,
-    exposure, blur and noise, so two images of one patient come from equal patient generators and
-    different image generators. The draws shared by both classes come first: with equal
-    generators, label 1 differs from label 0 only in the lungs. `shifted` frames and exposes like
-    the test folder. Raises ValueError for a label other than 0, 1 and for size < 16.
+    `patient_rng` decides anatomy and disease, `image_rng` framing, exposure, blur and noise: two
+    images of one patient come from equal patient generators. The draws shared by both classes come
+    first: with equal generators, label 1 differs from label 0 only in the lungs. `shifted` frames
+    and exposes like the test folder. Raises ValueError for another label and for size < 16.
     """
     _check("label", label, label in (0, 1), "0 (NORMAL) or 1 (PNEUMONIA)")
     _check("size", size, size >= 16, "16 pixels or more")
@@ -228,7 +234,6 @@ def draw_phantom(
     noise = image_rng.standard_normal((size, size))
     a = _draw(ANATOMY, patient_rng)
     vessel_cells = patient_rng.standard_normal((TEXTURE_CELLS, TEXTURE_CELLS))
-
     x, y = _body_grid(size, imaging)
     x = x + a.scoliosis * y  # the midline leans, and the organs with it
     body, lungs = _body(a, x, y), _lungs(a, x, y)
@@ -249,21 +254,12 @@ def _patient_sizes(label: int, num_images: int, rng: np.random.Generator) -> lis
 
     Zipf exponents that give the real means: 1.11 images per NORMAL patient, 1.6 per PNEUMONIA.
     """
-    exponent = 2.6 if label == 1 else 4.0
     # In a small split one patient with 30 images would be most of a class.
-    largest = min(30, 1 + num_images // 20)
+    exponent, largest = (2.6 if label == 1 else 4.0), min(30, 1 + num_images // 20)
     sizes: list[int] = []
-    while num_images > 0:
-        sizes.append(min(int(rng.zipf(exponent)), largest, num_images))
-        num_images -= sizes[-1]
+    while (left := num_images - sum(sizes)) > 0:
+        sizes.append(min(int(rng.zipf(exponent)), largest, left))
     return sizes
-
-
-def _file_name(group: str, number: int, image: int) -> str:
-    if group in ("bacteria", "virus"):
-        return f"person{number}_{group}_{image}.jpeg"
-    prefix = "NORMAL2-" if group == "NORMAL2" else ""
-    return f"{prefix}IM-{number:04d}-{image:04d}.jpeg"
 
 
 def _split_names(split: str, num_images: int, seed: int) -> list[tuple[int, str, int, int]]:
@@ -271,8 +267,7 @@ def _split_names(split: str, num_images: int, seed: int) -> list[tuple[int, str,
     index = SPLITS.index(split)
     rng = np.random.default_rng([seed, 2, index, num_images])
     num_normal = round(num_images * NORMAL_SHARE[split])
-    used = dict.fromkeys(GROUPS, 0)
-    names = []
+    used, names = dict.fromkeys(GROUPS, 0), []
     for label, count in ((0, num_normal), (1, num_images - num_normal)):
         for images in _patient_sizes(label, count, rng):
             # In the real train folder bacteria make up 2 in 3 PNEUMONIA images.
@@ -287,13 +282,10 @@ def _split_names(split: str, num_images: int, seed: int) -> list[tuple[int, str,
 def phantom_split(split: str, num_images: int, size: int = 64, seed: int = 0) -> list[dict]:
     """Draw a split as a list of {"image", "label", "file_name"}, NORMAL first as in a folder.
 
-    `image` is a PIL image of mode "L" and size x size pixels, `label` indexes CLASS_NAMES,
-    `file_name` follows the grammar of the real data: (bacteria|virus, N) in
-    `personN_bacteria_M.jpeg` and (IM|NORMAL2, N) in `NORMAL2-IM-NNNN-NNNN.jpeg` is the patient.
-    Whether the name says bacteria or virus has no bearing on the picture. The classes have the
-    ratio of the real folder, and test is `shifted`. Splits of one seed share neither patients
-    nor file names. Raises ValueError for an unknown split, a size below 16, and num_images
-    outside 2 to 10,000.
+    `image` is a PIL image of mode "L" and size x size pixels, `label` indexes CLASS_NAMES. The name
+    says bacteria or virus, the picture does not. The classes have the ratio of the real folder, and
+    test is `shifted`. Splits of one seed share neither patients nor file names. Raises ValueError
+    for an unknown split, a size below 16, and num_images outside 2 to 10,000.
     """
     _check("split", split, split in SPLITS, f"one of {SPLITS}")
     _check("num_images", num_images, 2 <= num_images <= MAX_IMAGES, f"2 to {MAX_IMAGES}")
@@ -303,6 +295,6 @@ def phantom_split(split: str, num_images: int, size: int = 64, seed: int = 0) ->
         patient_rng = np.random.default_rng([seed, 0, *key])
         image_rng = np.random.default_rng([seed, 1, *key, image])
         pixels = draw_phantom(label, size, patient_rng, image_rng, shifted=split == "test")
-        file_name = _file_name(group, number, image)
+        file_name = FILE_NAMES[group].format(number, image)
         records.append({"image": Image.fromarray(pixels), "label": label, "file_name": file_name})
     return records

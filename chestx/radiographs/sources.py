@@ -4,13 +4,14 @@ Every source ends as a folder on disk, which ``folder_rows`` reads. A row is a d
 (a path), ``label``, ``file_name`` and ``sha256``.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from tqdm.auto import tqdm
 from chestx import files
 from chestx.radiographs import images, phantom
 from chestx.radiographs.phantom import CLASS_NAMES
+from chestx.radiographs.phantom import SPLITS as FOLDERS
 
 NORMAL, PNEUMONIA = range(2)
-FOLDERS = ("train", "val", "test")
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 HUB_REPOSITORY = "hf-vision/chest-xray-pneumonia"
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"  # a version works offline too
@@ -63,14 +64,15 @@ def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[
         if "train" in parts:
             partial.append((root, {part: parts[part] for part in FOLDERS if part in parts}))
     for root, parts in partial:
-        names = {p.name for part in parts.values() for p in subfolders(part) if holds_images(p)}
+        inside = [p for part in parts.values() for p in subfolders(part)]
+        names = {p.name for p in inside if any(map(is_image_name, p.iterdir()))}
         if len(names) > 1 and (classes or names != set(CLASS_NAMES)):
             return root, parts
     raise FileNotFoundError(
         f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
         f"PNEUMONIA/, directly or one level deeper), nor one with other class folders; give --data "
-        f"phantom or such a folder, the one above train. If it is no copy of Kaggle's set but has "
-        f"its class names, say so by --classes NORMAL PNEUMONIA"
+        f"phantom, hub, kaggle or such a folder, the one above train. If it is no copy of Kaggle's "
+        f"set but has its class names, say so by --classes NORMAL PNEUMONIA"
     )
 
 
@@ -81,40 +83,33 @@ def class_pair(parts: dict[str, Path], classes: tuple[str, ...] = ()) -> tuple[s
     every = set().union(*found.values())
     if classes:
         if len(set(classes)) != 2 or len(classes) != 2 or not set(classes) <= every:
-            raise ValueError(
-                f"classes={classes}: give two of {sorted(every)}, the negative one first"
-            )
-        return classes[0], classes[1]
-    if every <= set(CLASS_NAMES) or every > set(CLASS_NAMES):
-        for part, folder in parts.items():
-            if unknown := sorted(found[part] - set(CLASS_NAMES)):
-                raise ValueError(
-                    f"{folder}: unknown classes {unknown}; known: {CLASS_NAMES}; choose two by "
-                    f"--classes NEGATIVE POSITIVE"
-                )
+            raise ValueError(f"classes={classes}: give two of {sorted(every)}, the negative first")
+        return classes
+    if every <= set(CLASS_NAMES):
         return CLASS_NAMES
+    if every > set(CLASS_NAMES):
+        part = next(part for part in parts if found[part] - set(CLASS_NAMES))
+        raise ValueError(
+            f"{parts[part]}: unknown classes {sorted(found[part] - set(CLASS_NAMES))}; known: "
+            f"{CLASS_NAMES}; choose two by --classes NEGATIVE POSITIVE"
+        )
     if len(every) != 2:
         raise ValueError(
             f"{len(every)} classes {sorted(every)} in {[str(p) for p in parts.values()]}; choose "
             f"two by --classes NEGATIVE POSITIVE"
         )
-    negative, positive = sorted(every)
-    return negative, positive
+    return tuple(sorted(every))
 
 
-def list_files(
-    parts: dict[str, Path], classes: tuple[str, str] = CLASS_NAMES
-) -> list[tuple[str, str, Path]]:
+def list_files(parts: dict[str, Path], classes: tuple[str, str]) -> list[tuple[str, str, Path]]:
     """(part, class name, path) of every image; empty or missing classes raise."""
     found_files = []
     for part, folder in parts.items():
-        loose = [p.name for p in folder.iterdir() if is_image_name(p)]
-        if loose:
+        if loose := [p.name for p in folder.iterdir() if is_image_name(p)]:
             raise ValueError(f"{folder}: images outside the class folders: {sorted(loose)}")
         for name in classes:
-            found = sorted((folder / name).glob("*"))
+            found = [p for p in sorted((folder / name).glob("*")) if p.name[:2] != "._"]
             found = [p for p in found if p.name.lower() not in NOT_IMAGES]
-            found = [p for p in found if not p.name.startswith("._")]
             if inside := [p.name for p in found if p.is_dir()]:
                 raise ValueError(f"{folder / name} holds folders {inside}; images only")
             if not found:
@@ -123,15 +118,9 @@ def list_files(
     return found_files
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether a folder has an image directly in it, by the names of its files."""
-    return any(is_image_name(path) for path in folder.iterdir())
-
-
 def is_image_name(path: Path) -> bool:
     """Whether a name ends like an image's and is not a shadow file (``._name``) of macOS."""
-    known = path.suffix.lower() in Image.registered_extensions()
-    return known and not path.name.startswith("._")
+    return path.suffix.lower() in Image.registered_extensions() and path.name[:2] != "._"
 
 
 def inspect_file(path: Path) -> tuple[str, str]:
@@ -173,11 +162,6 @@ def folder_rows(
     folder: Path, skip_bad_files: bool, classes: tuple[str, ...] = ()
 ) -> tuple[tuple[str, str], dict[str, list], dict[str, str]]:
     """(class names, rows per official folder, the unreadable files with their reasons)."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"data={str(folder)!r} is neither 'phantom' nor an existing folder; give --data "
-            f"phantom, hub, kaggle or a folder in Kaggle layout"
-        )
     root, parts = find_parts(folder, classes)
     pair = class_pair(parts, classes)
     listed = list_files(parts, pair)
@@ -189,19 +173,15 @@ def folder_rows(
             f"{len(bad)} of {len(listed)} files under {root} are unreadable:\n{lines}\n"
             f"mend or remove them, or go on without them by --skip-bad-files"
         )
-    rows: dict[str, list] = {}
+    rows: dict[str, list] = {part: [] for part in parts}
     for (part, class_name, path), (sha, why) in zip(listed, inspected):
         if not why:
-            name = str(path.relative_to(root))
             row = {"image": str(path), "label": pair.index(class_name)}
-            rows.setdefault(part, []).append(row | {"file_name": name, "sha256": sha})
+            rows[part].append(row | {"file_name": str(path.relative_to(root)), "sha256": sha})
     for part, label in itertools.product(parts, (0, 1)):
-        if not any(row["label"] == label for row in rows.get(part, [])):
+        if not any(row["label"] == label for row in rows[part]):
             raise ValueError(f"{parts[part] / pair[label]}: every file is unreadable: {bad}")
     return pair, rows, bad
-
-
-# --------------------------------------------------------------- phantoms, the Hub and Kaggle
 
 
 def source_folder(source: str, num_phantoms: int, phantom_size: int) -> Path:
@@ -231,10 +211,7 @@ def kept_folder(name: str, fill: Callable[[Path], None]) -> Path:
 
 
 def phantom_folder(num_phantoms: int, size: int) -> Path:
-    """A folder in Kaggle layout with phantoms, drawn once and kept in the cache.
-
-    ``num_phantoms`` in train, 16 in val, a fifth as many (at least 40) in test.
-    """
+    """Phantoms in Kaggle layout: so many in train, 16 in val, a fifth (at least 40) in test."""
 
     def draw(folder: Path) -> None:
         counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
@@ -251,27 +228,20 @@ def phantom_folder(num_phantoms: int, size: int) -> Path:
 def hub_folder(repository: str, revision: str = "main") -> Path:
     """A folder in Kaggle layout with the original bytes of a dataset on the Hub, without token.
 
-    ``repository`` may be a clone on disk. Once it is whole it is read without asking the Hub, so
-    that a branch that moves does not change the data of a half-finished study; name another
-    revision, or delete the folder, for a newer state. Raises OSError if it cannot be loaded and
-    ValueError if it has no images, labels or known splits.
+    ``repository`` may be a clone on disk. Once it is whole the Hub is not asked again, so that a
+    branch that moves does not change a half-finished study; name another revision for a newer
+    state. Raises OSError if it cannot be loaded, ValueError without images, labels, known splits.
     """
 
     def load(folder: Path) -> None:
-        try:
-            splits = datasets.load_dataset(
-                repository,
-                revision=revision,
-                token=False,
-                # Its own, because datasets falls back to whatever revision another one holds.
-                cache_dir=str(folder.parent / "arrow"),
-            )
-        except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
-            raise unavailable(f"hub:{repository}@{revision}", error) from error
+        # A cache of its own: datasets falls back to whatever revision another one holds.
+        options = {"token": False, "cache_dir": str(folder.parent / "arrow")}
+        with loading(f"hub:{repository}@{revision}"):
+            splits = datasets.load_dataset(repository, revision=revision, **options)
         parts = [PARTS.get(split) for split in splits]
         if None in parts or len(set(parts)) < len(parts):
             raise ValueError(
-                f"{repository} has splits {list(splits)}; known are {list(PARTS)}, each once"
+                f"{repository}: splits {list(splits)}; known: {list(PARTS)}, each once"
             )
         for part, rows in zip(parts, splits.values()):
             write_images(rows, folder / part)
@@ -282,10 +252,7 @@ def hub_folder(repository: str, revision: str = "main") -> Path:
 
 
 def write_images(rows: datasets.Dataset, folder: Path) -> None:
-    """Write one split as ``folder/CLASS/name``, byte for byte.
-
-    Names are the source's where every image has one of its own, else numbers.
-    """
+    """Write one split as ``folder/CLASS/name``, byte for byte; numbered if names are missing."""
     image, label = (
         next((key for key, feature in rows.features.items() if isinstance(feature, kind)), "")
         for kind in (datasets.Image, datasets.ClassLabel)
@@ -296,44 +263,37 @@ def write_images(rows: datasets.Dataset, folder: Path) -> None:
     names = [Path(stored["path"] or "").name if stored else None for stored in rows[image]]
     labels = list(rows[label])
     if None in names + labels or min(labels) < 0:  # -1: a label that is kept secret
-        raise ValueError(
-            f"split {folder.name} holds rows without image or label; it cannot be used"
-        )
+        raise ValueError(f"split {folder.name} holds rows without image or label: of no use")
     if len(set(zip(labels, names))) < len(names) or not all(is_image_name(Path(n)) for n in names):
         print(f"{folder.name}: the source has no file names of its own; images are numbered")
         names = [f"image_{i:06d}{Path(name).suffix or '.img'}" for i, name in enumerate(names)]
     for name, row in zip(names, tqdm(rows, f"write {folder.name}", disable=None)):
         class_name = re.sub(r"[/\\.]", "_", rows.features[label].int2str(row[label]))
-        stored = row[image]
-        content = stored["bytes"]
+        content = row[image]["bytes"]
+        if content is None:
+            content = Path(row[image]["path"]).read_bytes()
         (folder / class_name).mkdir(parents=True, exist_ok=True)
-        (folder / class_name / name).write_bytes(
-            Path(stored["path"]).read_bytes() if content is None else content
-        )
+        (folder / class_name / name).write_bytes(content)
 
 
 def kaggle_folder() -> Path:
-    """Kaggle's archive as kagglehub downloads and unpacks it, in kagglehub's own cache.
-
-    Raises ImportError without kagglehub and OSError if the archive cannot be loaded.
-    """
+    """Kaggle's archive as kagglehub downloads and unpacks it, in kagglehub's own cache."""
     try:
         import kagglehub
     except ImportError as error:
-        raise ImportError(
-            "--data kaggle needs kagglehub: pip install -e '.[kaggle]'; or take --data hub, a "
-            "folder, or phantom"
-        ) from error
-    try:
+        raise ImportError("pip install -e '.[kaggle]' first, or take --data hub") from error
+    with loading("kaggle"):
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as error:  # requests, zipfile and kagglehub each raise their own
-        raise unavailable("kaggle", error) from error
 
 
-def unavailable(source: str, error: Exception) -> OSError:
-    """The error to raise if a source cannot be loaded, with its reason and the mend."""
-    return OSError(
-        f"--data {source} could not be loaded ({type(error).__name__}: {error}). What has arrived "
-        f"whole is kept: the same command goes on from there. Or take another source: --data "
-        f"{'hub' if source == 'kaggle' else 'kaggle'}, a folder in Kaggle layout, or phantom"
-    )
+@contextlib.contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Turn whatever the libraries raise (each has its own) into one OSError, with the mend."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"--data {source} could not be loaded ({type(error).__name__}: {error}). What has "
+            f"arrived whole is kept: the same command goes on from there. Or take another source: "
+            f"--data {'hub' if source == 'kaggle' else 'kaggle'}, a folder, or phantom"
+        ) from error

@@ -1,13 +1,13 @@
-"""Radiographs: any source of images -> splits by patient.
+"""Radiographs: any source of images -> patients -> splits that share none.
 
 ``load_radiographs`` gives a ``datasets.DatasetDict`` with the columns ``image``, ``label``
-(``ClassLabel``), ``patient``, ``file_name`` and ``sha256`` (of the file's content).
+(``ClassLabel``), ``patient``, ``file_name`` and ``sha256`` (of the file's content). On the way an
+image is a row: a dict with these keys and its official folder under ``part``.
 
 Source of the data and its file-name grammar: Kermany et al., Cell 172 (2018), in the layout of
 the Kaggle set ``paultimothymooney/chest-xray-pneumonia``.
 """
 
-import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 from chestx import files
@@ -25,6 +23,7 @@ from chestx.radiographs.sources import CLASS_NAMES, FOLDERS, folder_rows, source
 
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_\d+(?:_\d+)?\.\w+$")
 NORMAL_NAME = re.compile(r"^(NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.\w+$")
+Rows = list[dict[str, Any]]
 
 
 class Radiographs(datasets.DatasetDict):
@@ -43,15 +42,14 @@ class Radiographs(datasets.DatasetDict):
 
     def describe(self) -> dict[str, Any]:
         """What every result says about its data; ``fingerprint`` changes with any image."""
-        content = {name: sorted(zip(s["sha256"], s["label"])) for name, s in self.items()}
         names = self.class_names
-        counts = {name: class_counts(split["label"], names) for name, split in self.items()}
+        content = {name: sorted(zip(s["sha256"], s["label"])) for name, s in self.items()}
         other_classes = [names] if names != CLASS_NAMES else []
         return {
             "source": self.source,
             "kind": self.kind,
             "protocol": self.protocol,
-            "counts": counts,
+            "counts": {name: class_counts(s["label"], names) for name, s in self.items()},
             "fingerprint": files.fingerprint(content, self.protocol, *other_classes),
             "official_folders": self.official_folders,
             "without_patient": self.count_unnamed(),
@@ -63,8 +61,8 @@ def class_counts(
     labels: Iterable[int], class_names: tuple[str, str] = CLASS_NAMES
 ) -> dict[str, int]:
     """Number of images per class name."""
-    counts = np.bincount(np.asarray(list(labels), dtype=int), minlength=len(class_names))
-    return dict(zip(class_names, counts.tolist()))
+    labels = list(labels)
+    return {name: labels.count(label) for label, name in enumerate(class_names)}
 
 
 def missing_images(labels: Iterable[int]) -> tuple[int, int]:
@@ -76,6 +74,9 @@ def missing_images(labels: Iterable[int]) -> tuple[int, int]:
 def smaller_class(counts: dict[str, int]) -> str:
     """The name of the smaller class, the one to synthesize; the first if they are equal."""
     return min(counts, key=counts.get)
+
+
+# ------------------------------------------------------------------------------------- patients
 
 
 def patient_key(file_name: str, sha256: str) -> str:
@@ -97,41 +98,85 @@ def patient_groups(file_names: list[str], hashes: list[str]) -> list[str]:
 
     The group bears the alphabetically first of the keys it joins.
     """
+    above: dict[str, str] = {}  # union-find: from a key or a content to an earlier one of its group
+
+    def first(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            name = above[name]
+        return name
+
     keys = [patient_key(name, sha) for name, sha in zip(file_names, hashes)]
-    nodes, ends = np.unique(keys + hashes, return_inverse=True)
-    start, end = ends[: len(keys)], ends[len(keys) :]
-    graph = coo_array((np.ones(len(keys)), (start, end)), shape=(len(nodes), len(nodes)))
-    component = connected_components(graph, directed=False)[1][start]
-    first: dict[int, str] = {}
-    for group, key in zip(component.tolist(), keys):
-        first[group] = min(first.get(group, key), key)
-    return [first[group] for group in component.tolist()]
+    for key, sha in zip(keys, hashes):
+        one, other = sorted([first(key), first(f"~{sha}")])  # "~" sorts behind every key
+        above[other] = one
+    return [first(key) for key in keys]
 
 
-def fair_splits(labels: list[int], patients: list[str]) -> dict[str, list[int]]:
-    """Indices of train 75 %, validation 10 %, reference 15 %: no patient in two of them.
+# --------------------------------------------------------------------------------------- splits
 
-    Twenty folds of scikit-learn's ``StratifiedGroupKFold`` with a fixed seed, dealt 15 : 2 : 3.
+
+def patient_folds(rows: Rows, number: int) -> list[list[int]]:
+    """Indices of ``number`` folds: always the same, classes in proportion, no patient in two."""
+    labels, patients = ([row[key] for row in rows] for key in ("label", "patient"))
+    folds = StratifiedGroupKFold(n_splits=number, shuffle=True, random_state=0)
+    return [fold.tolist() for _, fold in folds.split(labels, labels, patients)]
+
+
+def deck_splits(rows: Rows) -> dict[str, Rows]:
+    """The official folders as they are."""
+    folders = {"train": "train", "validation": "val", "test": "test"}
+    return {name: [r for r in rows if r["part"] == part] for name, part in folders.items()}
+
+
+def apart_from_test(rows: Rows) -> tuple[Rows, Rows, dict[str, str]]:
+    """(test, the others without its patients, the files that this left out and why).
+
+    ``test`` is the official folder, or one fold of five where there is none.
     """
-    smallest = min(len({p for p, y in zip(patients, labels) if y == c}) for c in set(labels))
-    if len(set(labels)) < 2 or smallest < 20:
+    if not any(row["part"] == "test" for row in rows):
+        chosen = set(patient_folds(rows, 5)[0])
+        rows = [row | ({"part": "test"} if i in chosen else {}) for i, row in enumerate(rows)]
+    test = [row for row in rows if row["part"] == "test"]
+    judged, own, shared = {row["patient"] for row in test}, [], {}
+    for row in rows:
+        if row["patient"] not in judged:
+            own.append(row)
+        elif row["part"] != "test":
+            why = f"shares patient {row['patient']} (name or content) with the test folder"
+            shared[row["file_name"]] = why
+    return test, own, shared
+
+
+def fair_splits(rows: Rows) -> dict[str, Rows]:
+    """Train 75 %, validation 10 %, reference 15 %: twenty folds, dealt 15 : 2 : 3."""
+    patients = [{row["patient"] for row in rows if row["label"] == label} for label in (0, 1)]
+    if (smallest := min(map(len, patients))) < 20:
         raise ValueError(
             f"the fair protocol needs two classes of at least 20 patients each, here are "
             f"{smallest} in the smaller one; use more images, or --protocol deck"
         )
-    folds = StratifiedGroupKFold(n_splits=20, shuffle=True, random_state=0)
-    parts = [test.tolist() for _, test in folds.split(labels, labels, patients)]
-    deal = {"train": parts[:15], "validation": parts[15:17], "reference": parts[17:]}
-    return {name: sorted(itertools.chain(*folds)) for name, folds in deal.items()}
+    deal = ["train"] * 15 + ["validation"] * 2 + ["reference"] * 3
+    split_of = {i: name for name, fold in zip(deal, patient_folds(rows, 20)) for i in fold}
+    splits: dict[str, Rows] = {name: [] for name in deal}
+    for i, row in enumerate(rows):
+        splits[split_of[i]].append(row)
+    return splits
 
 
-def own_test_part(labels: list[int], patients: list[str]) -> set[int]:
-    """Indices of a test part of 20 %, for sources without one: always the same, no shared patient.
-
-    One of five folds of ``StratifiedGroupKFold`` with a fixed seed.
-    """
-    folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=0)
-    return set(next(folds.split(labels, labels, patients))[1].tolist())
+def hide_patients(train: Rows, share: float) -> dict[str, Rows]:
+    """``train`` without a ``share`` of the smaller class's patients, and their images as
+    ``hidden``: always the same ones. Raises ValueError unless 0 <= share < 1."""
+    if not 0 <= share < 1:
+        raise ValueError(f"hide={share} must lie in [0, 1): somebody must be left to learn from")
+    label, _ = missing_images(row["label"] for row in train)
+    own = sorted({row["patient"] for row in train if row["label"] == label})
+    order = np.random.default_rng(0).permutation(len(own))[: round(share * len(own))]
+    chosen = {own[i] for i in order}
+    splits: dict[str, Rows] = {"train": [], "hidden": []}
+    for row in train:
+        hidden = row["label"] == label and row["patient"] in chosen
+        splits["hidden" if hidden else "train"].append(row)
+    return splits
 
 
 def stratified_subset(labels: list[int], limit: int) -> list[int]:
@@ -140,40 +185,17 @@ def stratified_subset(labels: list[int], limit: int) -> list[int]:
         raise ValueError(f"limit={limit}; it must be 0 (everything) or at least 2, one per class")
     if limit >= len(labels):
         return list(range(len(labels)))
-    labels = np.asarray(labels)
-    smaller = min((np.sum(labels == c), c) for c in np.unique(labels))[1]
-    few = max(1, round(limit * np.mean(labels == smaller)))
+    smaller = min(sorted(set(labels)), key=labels.count)
+    few = max(1, round(limit * (labels.count(smaller) / len(labels))))
     chosen = []
-    for c in np.unique(labels):
-        members = np.flatnonzero(labels == c)
-        count = few if c == smaller else limit - few
+    for label in set(labels):
+        members = np.flatnonzero(np.equal(labels, label))
+        count = few if label == smaller else limit - few
         chosen += members[np.linspace(0, len(members) - 1, count).round().astype(int)].tolist()
-    return sorted(set(chosen))
+    return sorted(chosen)
 
 
-def apart_from_test(own: list[dict], test: list[dict]) -> tuple[list[dict], dict[str, str]]:
-    """The rows whose patient is not in test, and the others' files with that reason."""
-    judged = {row["patient"] for row in test}
-    shared = {
-        row["file_name"]: f"shares patient {row['patient']} (name or content) with the test folder"
-        for row in own
-        if row["patient"] in judged
-    }
-    return [row for row in own if row["file_name"] not in shared], shared
-
-
-def hidden_part(labels: list[int], patients: list[str], share: float) -> set[int]:
-    """Indices of the smaller class's images of a ``share`` of its patients: always the same ones.
-
-    Raises ValueError unless 0 <= share < 1.
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"hide={share} must lie in [0, 1): somebody must be left to learn from")
-    label, _ = missing_images(labels)
-    own = sorted({p for p, y in zip(patients, labels) if y == label})
-    order = np.random.default_rng(0).permutation(len(own))[: round(share * len(own))]
-    hidden = {own[i] for i in order}
-    return {i for i, (p, y) in enumerate(zip(patients, labels)) if y == label and p in hidden}
+# -------------------------------------------------------------------------------------- loading
 
 
 def load_radiographs(
@@ -190,12 +212,11 @@ def load_radiographs(
     """Radiographs by split.
 
     ``source`` is ``"phantom"``, ``"hub"``, ``"hub:OWNER/NAME@REVISION"``, ``"kaggle"`` or a folder
-    of images in class folders. Protocol ``"fair"``: train and val folders merged and split by
-    patient into ``train``, ``validation``, ``reference``; beside them ``test``, which is a fifth
-    of the images where the source has none. Protocol ``"deck"``: the official folders as they
-    are. ``classes`` names the negative and the positive class, see ``sources.class_pair``.
-    ``limit`` > 0 keeps a stratified subset of at most that many images per split. ``hide`` > 0
-    moves that share of the smaller class's training patients from ``train`` to ``hidden``.
+    of images in class folders. Protocol ``"fair"`` gives ``train``, ``validation``, ``reference``
+    and ``test``, ``"deck"`` the official folders. ``classes`` names the negative and the positive
+    class, see ``sources.class_pair``. ``limit`` > 0 keeps a stratified subset of at most that many
+    images per split. ``hide`` > 0 moves that share of the smaller class's training patients from
+    ``train`` to ``hidden``.
 
     Raises FileNotFoundError for a missing folder, OSError for a source that cannot be loaded and
     ValueError for empty or unknown classes, for unreadable files (unless ``skip_bad_files``), for
@@ -205,58 +226,43 @@ def load_radiographs(
         raise ValueError(f"protocol={protocol!r} is unknown; choose 'fair' or 'deck'")
     with processes().local_main_process_first():  # the others find what it put into the cache
         folder = source_folder(source, num_phantoms, phantom_size)
-        class_names, rows, skipped = folder_rows(folder, skip_bad_files, classes)
-    if protocol == "deck" and list(rows) != list(FOLDERS):
+        class_names, parts, skipped = folder_rows(folder, skip_bad_files, classes)
+    if protocol == "deck" and list(parts) != list(FOLDERS):
         raise ValueError(
             f"the deck protocol takes the official folders {FOLDERS} as they are, but {source!r} "
-            f"has {list(rows)} alone; use --protocol fair"
+            f"has {list(parts)} alone; use --protocol fair"
         )
-    pooled = [row | {"part": part} for part, part_rows in rows.items() for row in part_rows]
-    groups = patient_groups([r["file_name"] for r in pooled], [r["sha256"] for r in pooled])
-    pooled = [row | {"patient": group} for row, group in zip(pooled, groups)]
-    if "test" not in rows:
-        chosen = own_test_part([row["label"] for row in pooled], groups)
-        pooled = [row | ({"part": "test"} if i in chosen else {}) for i, row in enumerate(pooled)]
-
-    splits = {"test": [row for row in pooled if row["part"] == "test"]}
+    rows = [row | {"part": part} for part, inside in parts.items() for row in inside]
+    groups = patient_groups([row["file_name"] for row in rows], [row["sha256"] for row in rows])
+    rows = [row | {"patient": group} for row, group in zip(rows, groups)]
     if protocol == "deck":
-        splits["train"] = [row for row in pooled if row["part"] == "train"]
-        splits["validation"] = [row for row in pooled if row["part"] == "val"]
+        splits = deck_splits(rows)
     else:
-        own = [row for row in pooled if row["part"] != "test"]
-        own, shared = apart_from_test(own, splits["test"])
-        skipped = skipped | shared
-        indices = fair_splits([row["label"] for row in own], [row["patient"] for row in own])
-        splits |= {name: [own[i] for i in part] for name, part in indices.items()}
-
+        test, own, shared = apart_from_test(rows)
+        splits, skipped = fair_splits(own) | {"test": test}, skipped | shared
     if hide:
-        rows_of = splits["train"]
-        hidden = hidden_part(
-            [row["label"] for row in rows_of], [row["patient"] for row in rows_of], hide
-        )
-        splits["hidden"] = [row for i, row in enumerate(rows_of) if i in hidden]
-        splits["train"] = [row for i, row in enumerate(rows_of) if i not in hidden]
+        splits |= hide_patients(splits["train"], hide)
 
-    features = datasets.Features(
-        image=datasets.Image(),
-        label=datasets.ClassLabel(names=list(class_names)),
-        patient=datasets.Value("string"),
-        file_name=datasets.Value("string"),
-        sha256=datasets.Value("string"),
-    )
     radiographs = Radiographs()
     for name in ("train", "validation", "reference", "test", "hidden"):
-        if chosen := splits.get(name):
-            if limit:
-                kept = stratified_subset([row["label"] for row in chosen], limit)
-                chosen = [chosen[i] for i in kept]
-            columns = {key: [row[key] for row in chosen] for key in features}
-            radiographs[name] = datasets.Dataset.from_dict(columns, features=features)
+        if splits.get(name):
+            radiographs[name] = as_dataset(splits[name], class_names, limit)
     radiographs.source, radiographs.protocol = source, protocol
     radiographs.kind = "phantom" if source == "phantom" else "real"
-    radiographs.class_names, radiographs.official_folders = class_names, list(rows)
+    radiographs.class_names, radiographs.official_folders = class_names, list(parts)
     radiographs.skipped_files = skipped
     return radiographs
+
+
+def as_dataset(rows: Rows, class_names: tuple[str, str], limit: int) -> datasets.Dataset:
+    """The rows of one split, all or ``limit``, as a ``Dataset``; images are decoded when read."""
+    if limit:
+        rows = [rows[i] for i in stratified_subset([row["label"] for row in rows], limit)]
+    texts = dict.fromkeys(("patient", "file_name", "sha256"), datasets.Value("string"))
+    label = datasets.ClassLabel(names=list(class_names))
+    features = datasets.Features(image=datasets.Image(), label=label, **texts)
+    columns = {name: [row[name] for row in rows] for name in features}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def load(config: CommonConfig) -> Radiographs:

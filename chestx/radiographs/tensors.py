@@ -1,5 +1,7 @@
 """Images in memory: a split is decoded once, into uint8 tensors and into a cache on disk."""
 
+from pathlib import Path
+
 import datasets
 import torch
 from safetensors import SafetensorError
@@ -28,10 +30,8 @@ class RadiographTensors(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        return {
-            "images": images.to_float(self.images[indices]),
-            "class_labels": self.labels[indices],
-        }
+        pixels = images.to_float(self.images[indices])
+        return {"images": pixels, "class_labels": self.labels[indices]}
 
     __getitem__ = __getitems__
 
@@ -42,9 +42,8 @@ class RadiographTensors(torch.utils.data.Dataset):
 
     def joined(self, other: "RadiographTensors") -> "RadiographTensors":
         """These images followed by ``other``'s."""
-        return RadiographTensors(
-            torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
-        )
+        pixels = torch.cat([self.images, other.images])
+        return RadiographTensors(pixels, torch.cat([self.labels, other.labels]))
 
     def resized(self, size: int) -> "RadiographTensors":
         """The same images at ``size`` x ``size``."""
@@ -53,14 +52,13 @@ class RadiographTensors(torch.utils.data.Dataset):
 
 def to_tensors(split: datasets.Dataset, image_size: int) -> RadiographTensors:
     """Decode a split into ``RadiographTensors`` of ``image_size``, once: then from the cache."""
+    key = files.fingerprint(CACHE_VERSION, list(split["sha256"]), image_size)
     with processes().local_main_process_first():
-        pixels = _pixels(split, image_size)
+        pixels = _pixels(split, image_size, cache_dir() / f"tensors-{key}.safetensors")
     return RadiographTensors(pixels, torch.tensor(list(split["label"]), dtype=torch.int64))
 
 
-def _pixels(split: datasets.Dataset, image_size: int) -> torch.Tensor:
-    key = files.fingerprint(CACHE_VERSION, list(split["sha256"]), image_size)
-    cached = cache_dir() / f"tensors-{key}.safetensors"
+def _pixels(split: datasets.Dataset, image_size: int, cached: Path) -> torch.Tensor:
     if cached.exists():
         try:
             return load_file(cached)["images"]

@@ -254,3 +254,22 @@ def flow_diagram(stages: list[tuple[str, str]], data: dict[str, Any], title: str
         else:
             _arrow(axes, (x, y - 0.37), (next_x, next_y + 0.37))
     return figure
+
+
+def complete_flow(
+    about: dict[str, Any], num_generators: int, missing: int, num_arms: int, num_seeds: int
+) -> Figure:
+    """The complete flow with the counts of one comparison; ``about`` is ``Step.about``."""
+    counts = {split: sum(of_class.values()) for split, of_class in about["counts"].items()}
+    train = ", ".join(f"{count:,} {name}" for name, count in about["counts"]["train"].items())
+    stages = [
+        ("radiographs", f"{sum(counts.values()):,} images"),
+        ("train split", train),
+        ("generators", f"{num_generators} trained on train alone"),
+        ("synthetic set", f"{missing:,} images each, to balance"),
+        ("training + synthetic images", f"{counts['train'] + missing:,} images"),
+        ("CNN", "one per arm and seed"),
+        ("test split", f"{counts['test']:,} images, read once per run"),
+        ("comparison", f"{num_arms} arms x {num_seeds} seeds"),
+    ]
+    return flow_diagram(stages, about, "The complete flow")

@@ -1,26 +1,29 @@
-"""The deck's own figures: of the data, of a training, of a noise schedule, of sets of images."""
+"""Sets of images as the deck shows them: the data (01) and the synthetic sets (06)."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
-from torchvision.utils import make_grid, save_image
 
-from chestx.config import processes
-from chestx.exhibits import GREY, blank, plain, row_name, start_figure
+from chestx.exhibits import GREY, image_rows, plain, start_figure, titled_images
 from chestx.generators.registry import GENERATORS, title
-from chestx.radiographs.sources import CLASS_NAMES
+from chestx.radiographs import images as pixels
+from chestx.radiographs.sources import CLASS_NAMES, FOLDERS
+from chestx.radiographs.splits import Radiographs, missing_images, smaller_class
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.step import Exhibit, Picture, Table
+from chestx.study.lessons import SCHEDULE_COLOURS
 
 CLASS_COLOURS = {"NORMAL": "#4c9f70", "PNEUMONIA": "#8e5ea2"}
 
 
 def colour(name: str) -> str:
-    """A generator's colour; grey for anything else."""
-    return GENERATORS[name].colour if name in GENERATORS else GREY
+    """A generator's colour, or that of the schedule of "twin: deck"; grey for anything else."""
+    if name in GENERATORS:
+        return GENERATORS[name].colour
+    return SCHEDULE_COLOURS.get(name.removeprefix("twin: "), GREY)
 
 
 def class_colour(name: str, label: int) -> str:
@@ -28,29 +31,18 @@ def class_colour(name: str, label: int) -> str:
     return CLASS_COLOURS[name if name in CLASS_COLOURS else CLASS_NAMES[label]]
 
 
-def save_samples(images: torch.Tensor, folder: Path, epoch: int) -> Path:
-    """Write images (B, 1, H, W) in [-1, 1] as one row, ``folder/samples/epoch_0001.png``."""
-    path = folder / "samples" / f"epoch_{epoch:04d}.png"
-    if processes().is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
-        beside = path.with_name(f".{path.name}")  # the other processes may be reading
-        save_image(grid, beside)
-        beside.replace(path)
-    return path
+# ------------------------------------------------------------------------------------ the data
 
 
-def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -> Figure:
+def class_proportions(data: dict[str, Any]) -> Figure:
     """Images per class in every split, with numbers and shares."""
     figure = start_figure(8, 3.2, data, "Class proportions")
-    axes = figure.subplots()
+    axes, counts = figure.subplots(), data["counts"]
     splits = list(counts)
     for index, name in enumerate(counts[splits[0]]):
         heights = [counts[split][name] for split in splits]
-        bars = axes.bar(
-            np.arange(len(splits)) + 0.4 * index, heights, 0.38, label=name,
-            color=class_colour(name, index),
-        )  # fmt: skip
+        places = np.arange(len(splits)) + 0.4 * index
+        bars = axes.bar(places, heights, 0.38, label=name, color=class_colour(name, index))
         totals = [sum(counts[split].values()) for split in splits]
         labels = [f"{h:,}\n{h / t:.0%}" for h, t in zip(heights, totals)]
         axes.bar_label(bars, labels, fontsize=8)
@@ -62,71 +54,88 @@ def class_proportions(counts: dict[str, dict[str, int]], data: dict[str, Any]) -
     return figure
 
 
-def noise_schedules(schedules: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
-    """beta_t, signal left and signal-to-noise ratio over t for each (name -> betas (T,))."""
-    figure = start_figure(10, 3.1, data, "Noise schedules")
-    panels = figure.subplots(1, 3)
-    for name, betas in schedules.items():
-        alphas_cumprod = (1 - betas.double()).cumprod(0)
-        t = np.arange(1, len(betas) + 1)
-        style = {"color": colour(name), "label": title(name)}
-        panels[0].plot(t, betas, **style)
-        panels[1].plot(t, alphas_cumprod.sqrt(), **style)
-        left = alphas_cumprod[-1].sqrt().item()
-        panels[1].annotate(f"{left:.1%}", (t[-1], left), (2, 14), textcoords="offset points",
-                           ha="right", fontsize=8, color=colour(name))  # fmt: skip
-        snr = alphas_cumprod / (1 - alphas_cumprod)
-        panels[2].plot(t, 10 * snr.clamp(min=1e-8).log10(), **style)
-    titles = ("beta", "signal's amplitude, sqrt(abar)", "signal to noise, dB")
-    for axes, label in zip(panels, titles):
-        axes.set_title(label, fontsize=9)
-        axes.set_xlabel("t", fontsize=8)
-        plain(axes)
-    panels[0].legend(frameon=False, fontsize=8)
-    panels[1].set_ylim(0, 1.05)
-    return figure
+def first_images(radiographs: Radiographs, image_size: int, heading: str) -> Figure:
+    """The first eight images of each class in every split."""
+    rows = {}
+    for split, dataset in radiographs.items():
+        tensors = to_tensors(dataset, image_size)
+        for label, name in enumerate(radiographs.class_names):
+            rows[f"{split} {name}"] = pixels.to_float(tensors.of_class(label).images[:8])
+    return image_rows(rows, radiographs.describe(), heading)
 
 
-def sample_epochs(folder: Path, epochs: Sequence[int], data: dict[str, Any], title: str) -> Figure:
-    """The sample grids that training wrote after ``epochs``, one row each."""
-    paths = [folder / "samples" / f"epoch_{epoch:04d}.png" for epoch in sorted(set(epochs))]
-    paths = [path for path in paths if path.exists()]
-    figure = start_figure(9, 1.25 * len(paths) + 0.7, data, title)
-    for axes, path in zip(figure.subplots(len(paths), squeeze=False)[:, 0], paths):
-        with Image.open(path) as picture:
-            axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
-        blank(axes)
-        epoch = int(path.stem.split("_")[1])
-        row_name(axes, f"epoch {epoch}")
-    return figure
+def class_means(radiographs: Radiographs, image_size: int) -> Picture:
+    """The mean training image of either class, and their difference."""
+    tensors = to_tensors(radiographs["train"], image_size)
+    names = radiographs.class_names
+    means = [pixels.to_float(tensors.of_class(label).images).mean(0) for label in (0, 1)]
+    difference = means[1] - means[0]
+    row = [(mean, f"mean {name}") for mean, name in zip(means, names)]
+    row.append((2 * difference, "2 x difference"))
+    return Picture(
+        titled_images({"": row}, radiographs.describe(), "What the classes share"),
+        f"Mean train image of either class and their difference, bright where {names[1]} is "
+        f"brighter; greys differ by {difference.abs().mean():.3f} on average, in [-1, 1].",
+    )
 
 
-def loss_curve(
-    name: str,
-    history: list[dict[str, Any]],
-    data: dict[str, Any],
-    heading: str,
-    marks: dict[str, int] | None = None,
-) -> Figure:
-    """Training (dashed) and validation (solid) loss per epoch; ``marks``: text -> epoch."""
-    figure = start_figure(6, 3.2, data, heading)
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    train, held_out = ([row[part]["loss"] for row in history] for part in ("train", "validation"))
-    axes.plot(epochs, train, "--", color=colour(name), label="train")
-    axes.plot(epochs, held_out, color=colour(name), label="validation")
-    later = train[len(train) // 10 :] + held_out[len(held_out) // 10 :]
-    low, high = min(later), max(later)
-    margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
-    axes.set_ylim(low - margin, high + margin)
-    for (text, epoch), line in zip((marks or {}).items(), ("-", ":", "-.")):
-        axes.axvline(epoch, color="#444444", lw=1, ls=line, label=f"{text} {epoch}")
-    axes.set_title(title(name), fontsize=10)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.legend(loc="upper center" if marks else "best", edgecolor="white")
-    plain(axes)
-    return figure
+def patients(radiographs: Radiographs) -> dict[str, list[int]]:
+    """Split -> number of patients of each class."""
+    return {
+        split: [
+            len({p for p, y in zip(rows["patient"], rows["label"]) if y == label})
+            for label in range(len(radiographs.class_names))
+        ]
+        for split, rows in radiographs.items()
+    }
+
+
+def shared(radiographs: Radiographs, column: str) -> int:
+    """How many values of a column occur in two splits, counted for each pair of splits."""
+    pairs = itertools.combinations(radiographs.values(), 2)
+    return sum(len(set(a[column]) & set(b[column])) for a, b in pairs)
+
+
+def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit]:
+    """The numbers of the data: what is missing for a balance, patients, what splits share."""
+    about, people = radiographs.describe(), patients(radiographs)
+    smaller = smaller_class(about["counts"]["train"])
+    missing = {
+        loaded.protocol: missing_images(loaded["train"]["label"])[1]
+        for loaded in (official, radiographs)
+    }
+    lacks = [f"{name} protocol {count:,}" for name, count in missing.items()]
+    known = "A NORMAL patient is known by a number in the file name alone, which is a proxy."
+    if unnamed := about["without_patient"]:
+        known = f"{unnamed:,} file names tell no patient; these images are grouped by content."
+    sentences = [
+        f"{smaller} images missing for a balance: {', '.join(lacks)}.",
+        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
+        f"files lie in two splits. {known}",
+    ]
+    if about["official_folders"] == list(FOLDERS):
+        folder = official.describe()["counts"]["train"]
+        whole = ", ".join(f"{count:,} {name}" for name, count in folder.items())
+        sentences.insert(1, f"The official train folder: {whole}.")
+    if "test" not in about["official_folders"]:
+        sentences.append("The test split is no official one, but a fifth of the images, set aside.")
+    if "reference" in radiographs:
+        sentences.append("The reference split is kept for measuring generators.")
+    classes = radiographs.class_names
+    return {
+        "splits": " ".join(sentences),
+        "split_counts": Table(
+            ["split", *(f"{name} {what}" for what in ("images", "patients") for name in classes)],
+            [
+                [split, *counts.values(), *people[split]]
+                for split, counts in about["counts"].items()
+            ],
+            f"Images and patients per split, {radiographs.protocol} protocol.",
+        ),
+    }
+
+
+# ---------------------------------------------------------------------------- the synthetic sets
 
 
 def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
@@ -147,3 +156,46 @@ def brightness(samples: dict[str, np.ndarray], data: dict[str, Any]) -> Figure:
     axes.set_xlabel("mean grey in [-1, 1]")
     plain(axes)
     return figure
+
+
+def greys(images: torch.Tensor) -> np.ndarray:
+    """Mean grey of each image: uint8 (N, 1, H, W) -> (N,) in [-1, 1]."""
+    return pixels.to_float(images).mean((1, 2, 3)).numpy()
+
+
+def synthetic_sets(
+    sets: dict[str, RadiographTensors],
+    settings: dict[str, dict[str, Any]],
+    num_images: int,
+    data: dict[str, Any],
+) -> dict[str, Exhibit]:
+    """Real and synthetic images of one class side by side, and how far their greys spread.
+
+    ``sets``: name -> images, the real ones first; ``settings``: generator -> how it sampled.
+    """
+    protocol, class_name = data["protocol"], smaller_class(data["counts"]["train"])
+    first = {title(name): pixels.to_float(tensors.images[:10]) for name, tensors in sets.items()}
+    means = {name: greys(tensors.images) for name, tensors in sets.items()}
+    rows = []
+    for name, tensors in sets.items():
+        used = [settings.get(name, {}).get(key) for key in ("scheduler", "num_inference_steps")]
+        sampler = ", ".join(str(value) for value in used if value is not None)
+        numbers = (means[name].mean(), means[name].std(), pixels.to_float(tensors.images).std())
+        rows.append([title(name), sampler, *(f"{number:.3f}" for number in numbers)])
+    return {
+        f"06_gallery_{protocol}": Picture(
+            image_rows(first, data, f"Training and synthetic {class_name} images"),
+            "The first images of each set, not chosen.",
+        ),
+        f"06_brightness_{protocol}": Picture(
+            brightness(means, data),
+            "Ticks: minimum, median, maximum. A generator with too little spread makes images "
+            "that are too alike.",
+        ),
+        "balance": f"{num_images:,} images per generator balance the training split.",
+        "spread": Table(
+            ["set", "sampler, steps", "brightness", "its sd", "sd of all pixels"],
+            rows,
+            "Grey levels in [-1, 1]. A good generator has the spread of the training images.",
+        ),
+    }

@@ -91,20 +91,13 @@ def show_slide(
     }
 
 
-def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
-    """Write ``output_dir/report.html`` from the results there, and return its path.
+def show_chapters(
+    chapters: list[dict[str, Any]], results: dict[str, Result], output_dir: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the template needs of every chapter that has a result, and the verdicts.
 
-    With protocol ``"deck"`` what an earlier fair run left there is not shown. Raises
-    FileNotFoundError if there is no result at all.
+    Exhibits that no slide names come last, in a chapter of their own.
     """
-    output_dir, chapters = Path(output_dir), deck()
-    for slide in (slide for chapter in chapters for slide in chapter["slide"]):
-        slide["folder"] = slide["folder"].format(protocol=protocol)
-        slide["exhibits"] = [name.format(protocol=protocol) for name in slide["exhibits"]]
-    folders = [slide["folder"] for chapter in chapters for slide in chapter["slide"]]
-    results = load_results(output_dir, folders, protocol)
-    if not results:
-        raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
     left = {folder: dict(result["exhibits"]) for folder, result in results.items()}
     verdicts = [own.pop("verdict")["text"] for own in left.values() if "verdict" in own]
     pages = []
@@ -123,10 +116,31 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     ]
     if rest:
         pages.append({"title": "More exhibits", "slides": [{"exhibits": rest}]})
+    return pages, sorted(verdicts, key=lambda text: text.startswith("Exploratory"))
+
+
+def is_kaggles(data: dict[str, Any]) -> bool:
+    """Whether the test images are those of Kaggle's set, as far as classes and folders tell."""
+    own = list(data["counts"]["train"]) == list(CLASS_NAMES)
+    return data["kind"] == "real" and own and "test" in data["official_folders"]
+
+
+def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
+    """Write ``output_dir/report.html`` from the results there, and return its path.
+
+    With protocol ``"deck"`` what an earlier fair run left there is not shown. Raises
+    FileNotFoundError if there is no result at all.
+    """
+    output_dir, chapters = Path(output_dir), deck()
+    slides = [slide for chapter in chapters for slide in chapter["slide"]]
+    for slide in slides:
+        slide["folder"] = slide["folder"].format(protocol=protocol)
+        slide["exhibits"] = [name.format(protocol=protocol) for name in slide["exhibits"]]
+    results = load_results(output_dir, [slide["folder"] for slide in slides], protocol)
+    if not results:
+        raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
+    pages, verdicts = show_chapters(chapters, results, output_dir)
     data = next(iter(results.values()))["data"]
-    kaggle = list(data["counts"]["train"]) == list(CLASS_NAMES) and "test" in data.get(
-        "official_folders", []
-    )
     ledger = files.read_lines(output_dir / "ledger.jsonl")
     last = max(results.values(), key=lambda result: result["finished_at"])
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
@@ -136,8 +150,8 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         preset=preset,
         minutes=f"{sum(result['seconds'] for result in results.values()) / 60:.1f} minutes",
         finished_at=last["finished_at"][:16].replace("T", " "),
-        verdicts=sorted(verdicts, key=lambda text: text.startswith("Exploratory")),
-        shifted=data["kind"] == "real" and kaggle,
+        verdicts=verdicts,
+        shifted=is_kaggles(data),
         chapters=pages,
         run_times={folder: result["seconds"] for folder, result in results.items()},
         readings=len(ledger),
@@ -147,3 +161,13 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     path = output_dir / "report.html"
     files.write_bytes(path, page.encode())
     return path
+
+
+def slide_table() -> str:
+    """The deck's slides as rows of Markdown, for the README: slide, script, formulas."""
+    rows = ["| slide | script | formula |", "|---|---|---|"]
+    for slide in (slide for chapter in deck() for slide in chapter["slide"]):
+        if slide["in_deck"]:
+            formulas = " ; ".join(f"$`{tex}`$" for tex in slide["formulas"]) or "–"
+            rows.append(f"| {slide['title']} | `{slide['script']}` | {formulas} |")
+    return "\n".join(rows) + "\n"

@@ -14,10 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from chestx.radiographs import images, sources
+from chestx.generators.trained import checked_weights
+from chestx.radiographs import images
+from chestx.radiographs.sources import inspect_file, is_image_name
 from chestx.radiographs.splits import Radiographs, patient_key
 from chestx.radiographs.tensors import to_tensors
 from chestx.study.paired import bootstrap
+from chestx.synthesis import SyntheticSet
 
 PIXELS = 64  # side at which images are compared: no two different files of Kaggle's set agree
 
@@ -35,36 +38,28 @@ def leak_audit(radiographs: Radiographs) -> dict[str, Any]:
     The deck's val folder is taken as it is: what it shares with train is counted, not refused, for
     nothing is judged by it. Returns the numbers of images, the pairs of splits and what is shared.
     """
-    facts = {}
-    for name, split in radiographs.items():
-        names, files = list(split["file_name"]), list(split["sha256"])
-        facts[name] = {
-            "file": files,
-            "patient": list(split["patient"]),
-            "patient by name": [patient_key(*row) for row in zip(names, files)],
-            "pixels": pixel_hashes(to_tensors(split, PIXELS).images),
-        }
-    shared, pairs = [], list(itertools.combinations(facts, 2))
-    for (a, b), kind in itertools.product(pairs, facts["train"]):
-        common = set(facts[a][kind]) & set(facts[b][kind])
+    keys = {name: identities(split) for name, split in radiographs.items()}
+    shared, pairs = [], list(itertools.combinations(keys, 2))
+    for (a, b), kind in itertools.product(pairs, keys["train"]):
+        common = set(keys[a][kind]) & set(keys[b][kind])
+        if not common:
+            continue
         found = {
             part: [
                 name
-                for name, key in zip(radiographs[part]["file_name"], facts[part][kind])
+                for name, key in zip(radiographs[part]["file_name"], keys[part][kind])
                 if key in common
             ]
             for part in (a, b)
         }
-        allowed = radiographs.protocol == "deck" and "validation" in (a, b) and "test" not in (a, b)
-        if common and not allowed:
+        if radiographs.protocol != "deck" or "validation" not in (a, b) or "test" in (a, b):
             raise ValueError(
                 f"leak between {a} and {b}, same {kind}: {len(found[a])} images of {a} and "
                 f"{len(found[b])} of {b}, such as {found[a][:3]} and {found[b][:3]}; keep them in "
                 f"one split, or remove one side from {radiographs.source}"
             )
-        if common:
-            counts = {part: len(names) for part, names in found.items()}
-            shared.append({"splits": [a, b], "same": kind, "images": counts})
+        counts = {part: len(names) for part, names in found.items()}
+        shared.append({"splits": [a, b], "same": kind, "images": counts})
     counts = {name: len(split) for name, split in radiographs.items()}
     sentence = (
         f"{sum(counts.values()):,} images in {len(counts)} splits: no file, patient or decoded "
@@ -74,44 +69,45 @@ def leak_audit(radiographs: Radiographs) -> dict[str, Any]:
         sentence += ", but for what the deck's val folder shares with train"
     if unknown := radiographs.count_unnamed():
         sentence += f"; of {unknown:,} images the patient is unknown"
+    return {"images": counts, "pairs": len(pairs), "shared": shared, "sentence": f"{sentence}."}
+
+
+def identities(split: datasets.Dataset) -> dict[str, list[str]]:
+    """By what two images are the same: a list (N,) of keys for each way."""
+    names, hashes = list(split["file_name"]), list(split["sha256"])
     return {
-        "images": counts,
-        "pairs": len(pairs),
-        "shared": shared,
-        "sentence": f"{sentence}.",
+        "file": hashes,
+        "patient": list(split["patient"]),
+        "patient by name": [patient_key(*row) for row in zip(names, hashes)],
+        "pixels": pixel_hashes(to_tensors(split, PIXELS).images),
     }
 
 
 def check_sources(
-    names: Iterable[str],
-    radiographs: Radiographs,
-    output_dir: Path,
-    image_size: int,
-    resize: str = "squash",
+    names: Iterable[str], radiographs: Radiographs, root: Path, image_size: int
 ) -> dict[str, Any]:
     """Raise ValueError if a synthetic image comes from anything but the training split.
 
     For the sets of each generator in ``names``, of either class: the generator passes
-    ``synthesis.check_no_leak``, its weights are those in every record of the manifest, and no file
-    in the folder, listed or not, is a real image of any split, byte by byte or as decoded to
+    ``check_no_leak``, its weights are those in every record of the manifest, and no file in the
+    folder, listed or not, is a real image of any split, byte by byte or as decoded to
     ``image_size``. Returns how many files were compared with how many real images.
     """
     real: dict[str, str] = {}
     for name, split in radiographs.items():
-        pixels = pixel_hashes(to_tensors(split, image_size, resize).images)
-        for keys in (split["sha256"], pixels):
-            where = [f"{file} ({name})" for file in split["file_name"]]
+        where = [f"{file} ({name})" for file in split["file_name"]]
+        for keys in (split["sha256"], pixel_hashes(to_tensors(split, image_size).images)):
             real |= dict(zip(keys, where))
     checked = {}
     for name in names:
-        generator = synthesis.open_generator(name, output_dir, radiographs, image_size, resize)
+        weights = checked_weights(name, root, radiographs, image_size)
         for label in range(len(radiographs.class_names)):
-            folder = synthesis.set_folder(output_dir, name, radiographs, label)
-            synthesis.records_of(generator, folder)
-            files = [path for path in sorted(folder.rglob("*")) if sources.is_image_name(path)]
-            for path in files:
-                check_not_real(path, real, image_size, resize)
-            checked |= {folder.name: len(files)} if files else {}
+            made = SyntheticSet.of(root, name, radiographs, label)
+            made.check_weights(weights)
+            paths = [path for path in sorted(made.folder.rglob("*")) if is_image_name(path)]
+            for path in paths:
+                check_not_real(path, real, image_size)
+            checked |= {made.folder.name: len(paths)} if paths else {}
     saw = "no test image" if radiographs.protocol == "deck" else "images of train alone"
     sentence = (
         f"{sum(checked.values()):,} synthetic images in {len(checked)} sets: their generators saw "
@@ -121,21 +117,18 @@ def check_sources(
     return {"files": checked, "sentence": sentence}
 
 
-def check_not_real(path: Path, real: dict[str, str], image_size: int, resize: str) -> None:
+def check_not_real(path: Path, real: dict[str, str], image_size: int) -> None:
     """Raise ValueError if a file's bytes or decoded pixels are a key of ``real``."""
-    sha, unreadable = sources.inspect_file(path)
+    sha, unreadable = inspect_file(path)
     keys = [sha]
     if not unreadable:  # an interrupted run may leave half a file, which no manifest lists
         with Image.open(path) as picture:
-            keys += pixel_hashes(images.decode(picture, image_size, resize)[None])
+            keys += pixel_hashes(images.decode(picture, image_size)[None])
     if found := next((real[key] for key in keys if key in real), ""):
         raise ValueError(
             f"{path} is no synthetic image but a copy of {found}; delete the folder of this set "
             f"and run 06 again"
         )
-
-
-# ----------------------------------------------------------------------------------- shortcuts
 
 
 def shortcut_audit(
@@ -149,26 +142,25 @@ def shortcut_audit(
     to do with disease; brightness may. ``read_test`` adds the same on test, under a key of its
     own: a reading of test, which the caller notes in the ledger.
     """
-    parts = ["train", "validation"] + ["test"] * read_test
-    numbers = {name: file_numbers(radiographs[name]) for name in parts}
+    parts = ["validation"] + ["test"] * read_test
+    numbers = {name: file_numbers(radiographs[name]) for name in ["train", *parts]}
     sizes = np.unique(np.concatenate([n[:, :2] for n in numbers.values()]), axis=0).astype(int)
-    names, columns = ["width", "height", "aspect", "brightness"], [0, 1, 2, 3]
-    described = f"{len(sizes)} sizes, widths {sizes[0, 0]} to {sizes[-1, 0]}"
     if len(sizes) == 1:
-        described, columns = "all {} x {}: not native".format(*sizes[0]), [3]
-    models = {names[c]: [c] for c in columns} | ({"together": columns} if columns[1:] else {})
-    result: dict[str, Any] = {"sizes": described}
-    for part in parts[1:]:
-        labels = np.asarray(radiographs[part]["label"])
-        patients = np.asarray(radiographs[part]["patient"])
-        result[part] = {}
-        for name, chosen in models.items():
-            model = make_pipeline(StandardScaler(), LogisticRegression())
-            model.fit(numbers["train"][:, chosen], radiographs["train"]["label"])
+        described = "all {} x {}: not native".format(*sizes[0])
+        used, columns = "brightness", {"brightness": [3]}
+    else:
+        described = f"{len(sizes)} sizes, widths {sizes[0, 0]} to {sizes[-1, 0]}"
+        columns = {"width": [0], "height": [1], "aspect": [2], "brightness": [3]}
+        used, columns = ", ".join(columns), columns | {"together": [0, 1, 2, 3]}
+    result: dict[str, Any] = {"sizes": described, **{part: {} for part in parts}}
+    for name, chosen in columns.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression())
+        model.fit(numbers["train"][:, chosen], radiographs["train"]["label"])
+        for part in parts:
             scores = model.decision_function(numbers[part][:, chosen])
+            labels, patients = (np.asarray(radiographs[part][key]) for key in ("label", "patient"))
             result[part][name] = auroc_interval(labels, scores, patients, resamples, seed)
-    used, best = ", ".join(names[c] for c in columns), list(models)[-1]
-    row = result["validation"][best]
+    row = result["validation"][list(columns)[-1]]
     verdict = "a shortcut" if row["low"] > 0.5 else "no shortcut shown"
     result["sentence"] = (
         f"From {used} of an image alone ({described}) the class is told on validation with AUROC "

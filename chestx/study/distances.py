@@ -7,7 +7,6 @@ KID, Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared maximum mean 
 with k(x, y) = (x.y / d + 1)^3. It averages 0 for equal distributions and may be negative.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,6 @@ Z = 1.959964  # 97.5 % quantile of the normal distribution
 def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """k(x, y) = (x.y / d + 1)^3 of features (m, d) and (n, d): (m, n), float64."""
     return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
-
-
-def kid(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Unbiased KID of features (m, d) and (n, d).
-
-    Raises ValueError for fewer than three rows or different dimensions.
-    """
-    return kid_interval(x, y)["kid"]
 
 
 def kid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
@@ -102,9 +93,11 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def fid_interval(
-    x: torch.Tensor, y: torch.Tensor,
-    x_patients: list[str] | None = None, y_patients: list[str] | None = None,
-) -> dict[str, float]:  # fmt: skip
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_patients: list[str] | None = None,
+    y_patients: list[str] | None = None,
+) -> dict[str, float]:
     """FID, standard error and 95 % interval, by the jackknife over 20 groups of images per side.
 
     Images of one patient leave together. The interval covers the FID that is to be expected of m
@@ -112,11 +105,15 @@ def fid_interval(
     what the number of images adds is not in it. As with KID it is rather too wide, for Gaussians
     by 10 to 40 %. None instead of the interval where leaving a group out leaves a single image.
     """
-
-    def without(rows_x: np.ndarray, rows_y: np.ndarray) -> dict[str, float]:
-        return {"fid": fid(x[rows_x], y[rows_y])}
-
-    return _group_intervals(without, len(x), len(y), x_patients, y_patients, 2)["fid"]
+    kept_x, kept_y = (
+        [np.flatnonzero(groups != group) for group in np.unique(groups)]
+        for groups in (_groups(len(x), x_patients), _groups(len(y), y_patients))
+    )
+    if min(map(len, kept_x + kept_y)) < 2:
+        return {"fid": fid(x, y), "se": None, "low": None, "high": None}
+    without_x = torch.tensor([fid(x[rows], y) for rows in kept_x])
+    without_y = torch.tensor([fid(x, y[rows]) for rows in kept_y])
+    return _interval("fid", fid(x, y), without_x, without_y)
 
 
 def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) -> dict[str, float]:
@@ -129,49 +126,13 @@ def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) ->
     et al. 2020, arXiv:2002.09797). For equal distributions density is about 1 and coverage about
     1 - 2^-k where m = n; precision and recall depend on the dimension.
     """
-    return _balls(*_distances(real, made, k), k)
-
-
-def precision_to_coverage_intervals(
-    real: torch.Tensor, made: torch.Tensor, k: int = 5,
-    real_patients: list[str] | None = None, made_patients: list[str] | None = None,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Each of ``precision_to_coverage`` with standard error and 95 % interval, as ``fid_interval``.
-
-    Like FID all four depend on the numbers of images, which the intervals take as given. They are
-    too wide, for Gaussians by 10 to 80 %, most for shares near 1, since the balls grow with what is
-    left out; but a share that stays 0 or 1 whoever is left out has no width. Shares end at 0 and 1.
-    """
-    between_real, between_made, between = _distances(real, made, k)
-
-    def without(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
-        return _balls(
-            between_real[rows][:, rows], between_made[columns][:, columns],
-            between[rows][:, columns], k,
-        )  # fmt: skip
-
-    found = _group_intervals(without, len(real), len(made), real_patients, made_patients, k + 1)
-    for name in ("precision", "recall", "coverage"):
-        if found[name]["se"] is not None:
-            low, high = found[name]["low"], found[name]["high"]
-            found[name] |= {"low": max(0.0, low), "high": min(1.0, high)}
-    return found
-
-
-def _distances(real: torch.Tensor, made: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
-    """Within ``real`` (m, m), within ``made`` (n, n) and between them (m, n)."""
     if min(len(real), len(made)) <= k:
         raise ValueError(f"k={k} neighbours need more images than {len(real)} and {len(made)}")
     real, made = real.double(), made.double()
-    return torch.cdist(real, real), torch.cdist(made, made), torch.cdist(real, made)
-
-
-def _balls(
-    within_real: torch.Tensor, within_made: torch.Tensor, between: torch.Tensor, k: int
-) -> dict[str, float]:
     real_radius, made_radius = (
-        d.kthvalue(k + 1, dim=1).values for d in (within_real, within_made)
+        torch.cdist(f, f).kthvalue(k + 1, dim=1).values for f in (real, made)
     )  # the nearest of all is the image itself
+    between = torch.cdist(real, made)  # (m, n)
     inside = between <= real_radius[:, None]
     return {
         "precision": float(inside.any(0).double().mean()),
@@ -238,32 +199,6 @@ def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any
     variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
     se = variance**0.5
     return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
-
-
-def _group_intervals(
-    statistics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
-    m: int, n: int, x_patients: list[str] | None, y_patients: list[str] | None, least: int,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """``_interval`` of each of ``statistics(rows of x, rows of y)``, by leaving out groups.
-
-    None instead of an interval where that leaves fewer than ``least`` images on a side.
-    """
-    every_x, every_y = np.arange(m), np.arange(n)
-    value = statistics(every_x, every_y)
-    rows_x, rows_y = (
-        [np.flatnonzero(group != g) for g in np.unique(group)]
-        for group in (_groups(m, x_patients), _groups(n, y_patients))
-    )
-    if min(map(len, rows_x + rows_y)) < least:
-        return {name: {name: v, "se": None, "low": None, "high": None} for name, v in value.items()}
-    without_x = [statistics(rows, every_y) for rows in rows_x]
-    without_y = [statistics(every_x, rows) for rows in rows_y]
-    return {
-        name: _interval(
-            name, value[name], *(torch.tensor([v[name] for v in w]) for w in (without_x, without_y))
-        )
-        for name in value
-    }
 
 
 def _groups(count: int, patients: list[str] | None, groups: int = 20, seed: int = 0) -> np.ndarray:

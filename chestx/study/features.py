@@ -1,15 +1,65 @@
-"""Features of images for the distances: VGG16, random or ImageNet's, and the classifier's layer."""
+"""What generators are measured with: the real images, and features of images.
 
+Features are those of a VGG16 with random weights, or the penultimate layer of the classifier.
+"""
+
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import vgg16
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.config import processes
-from chestx.radiographs.images import resize
+from chestx.radiographs.images import resize, to_float
+from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import RadiographTensors, to_tensors
 
 Extract = Callable[[torch.Tensor], torch.Tensor]  # on the device of ``processes``
+
+
+def spread(count: int, total: int) -> torch.Tensor:
+    """Indices of ``count`` of ``total`` images, evenly: files lie in an order, by patient."""
+    return torch.linspace(0, total - 1, min(count, total)).round().long()
+
+
+@dataclasses.dataclass
+class RealImages:
+    """The real images of three splits; ``own`` are those of the class that is synthesized."""
+
+    label: int  # of that class
+    tensors: dict[str, RadiographTensors]  # train, validation, reference: both classes
+    own: dict[str, torch.Tensor]  # split -> (N, 1, H, W) in [-1, 1]
+    train_patients: list[str]  # of own, as are the next
+    reference_patients: list[str]
+
+    @classmethod
+    def of(cls, data: Radiographs, image_size: int) -> "RealImages":
+        """Exact duplicates in train are left out: they would excuse every copy of them.
+
+        See ``memorisation.authenticity``. Raises ValueError without a reference split.
+        """
+        if "reference" not in data:
+            raise ValueError(f"protocol={data.protocol!r} has no reference split; use 'fair'")
+        label, _ = missing_images(data["train"]["label"])
+        splits = ("train", "validation", "reference")
+        tensors = {split: to_tensors(data[split], image_size) for split in splits}
+        _, first = np.unique(data["train"]["sha256"], return_index=True)
+        kept, train = np.sort(first), tensors["train"]
+        tensors["train"] = RadiographTensors(train.images[kept], train.labels[kept])
+        own = {split: to_float(t.of_class(label).images) for split, t in tensors.items()}
+        patients = (np.asarray(data["train"]["patient"])[kept], data["reference"]["patient"])
+        train_patients, reference_patients = (
+            np.asarray(names)[(tensors[split].labels == label).numpy()].tolist()
+            for split, names in zip(("train", "reference"), patients)
+        )
+        return cls(label, tensors, own, train_patients, reference_patients)
+
+    def others(self, split: str, count: int) -> torch.Tensor:
+        """At most ``count`` images of the other class, evenly spread over the split."""
+        images = self.tensors[split].of_class(1 - self.label).images
+        return to_float(images[spread(count, len(images))])
 
 
 def random_vgg16(seed: int = 0) -> Extract:
@@ -25,32 +75,16 @@ def random_vgg16(seed: int = 0) -> Extract:
         torch.manual_seed(seed)
         layers = vgg16(weights=None).features.eval().to(processes().device)
 
-    return lambda images: _pool_means(layers, images)
+    def pool_means(images: torch.Tensor) -> torch.Tensor:
+        x = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1)
+        means = []
+        for layer in layers:
+            x = layer(x)
+            if isinstance(layer, torch.nn.MaxPool2d):
+                means.append(x.mean((2, 3)))
+        return torch.cat(means, 1)
 
-
-def imagenet_vgg16() -> Extract:
-    """The same means of a VGG16 trained on ImageNet, which torchvision downloads once (0.5 GB).
-
-    Greys go to [0, 1] and are then normalised as torchvision says for these weights.
-    """
-    device = processes().device
-    layers = vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features.eval().to(device)
-    # Its mean and deviation of red, green and blue.
-    mean, deviation = (
-        torch.tensor(values, device=device).view(1, 3, 1, 1)
-        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    return lambda images: _pool_means(layers, ((images.float() + 1) / 2 - mean) / deviation)
-
-
-def _pool_means(layers: torch.nn.Sequential, images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 1 or 3, H, W) -> channel means after each pool, (B, 1472)."""
-    x, means = resize(images.float(), max(32, images.shape[-1])).expand(-1, 3, -1, -1), []
-    for layer in layers:
-        x = layer(x)
-        if isinstance(layer, torch.nn.MaxPool2d):
-            means.append(x.mean((2, 3)))
-    return torch.cat(means, 1)
+    return pool_means
 
 
 def classifier_features(model: ChestCNN) -> Extract:

@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from chestx.generators.cvae import kl_divergence
+from chestx.exhibits import table_of
+from chestx.generators.cvae import ConditionalVAE, kl_divergence
 from chestx.generators.enhanced_cvae import mean_ssim
+from chestx.generators.registry import title
+from chestx.radiographs.images import to_float
+from chestx.radiographs.tensors import RadiographTensors
+from chestx.step import Table
 
 
 def active_units(mu: torch.Tensor, threshold: float = 0.01) -> int:
@@ -18,22 +23,20 @@ def active_units(mu: torch.Tensor, threshold: float = 0.01) -> int:
 
 
 @torch.no_grad()
-def latent_health(
-    model: ConditionalVAE, images: torch.Tensor, class_labels: torch.Tensor
-) -> dict[str, Any]:
+def latent_health(model: ConditionalVAE, data: RadiographTensors) -> dict[str, Any]:
     """Active units, KL per dimension in nats, and SSIM with the own z against another image's.
 
-    Images (N, 1, H, W) in [-1, 1], class_labels (N,). z is the posterior mean. The other image is
-    the next one of the same class: where ``ssim_shuffled`` equals ``ssim`` the decoder does not
-    listen to z. Raises ValueError if a class has one image, which has no other.
+    z is the posterior mean. The other image is the next one of the same class: where
+    ``ssim_shuffled`` equals ``ssim`` the decoder does not listen to z. Raises ValueError if a class
+    has one image, which has no other.
     """
-    if torch.unique(class_labels, return_counts=True)[1].min() < 2:
+    if torch.unique(data.labels, return_counts=True)[1].min() < 2:
         raise ValueError("every class needs at least two images, to swap their z; give more")
     model.eval()
-    images, class_labels = images.to(model.device), class_labels.to(model.device)
+    images = to_float(data.images).to(model.device)
+    class_labels = data.labels.to(model.device)
     mu, logvar = model.encode(images, class_labels)  # (N, latent_dim)
-    prior = model.prior_mu(class_labels), model.prior_logvar(class_labels)
-    columns = (v.reshape(-1, 1) for v in (mu, logvar, *prior))
+    columns = (values.reshape(-1, 1) for values in (mu, logvar))
     kl = kl_divergence(*columns).view(mu.shape).mean(0)
     other = torch.arange(len(images), device=model.device)
     for label in torch.unique(class_labels):
@@ -48,6 +51,41 @@ def latent_health(
         "ssim": mean_ssim(images, own).item(),
         "ssim_shuffled": mean_ssim(images, swapped).item(),
     }
+
+
+def latent_table(found: dict[str, dict[str, Any]]) -> Table:
+    """``latent_health`` of each VAE by name."""
+    columns = {
+        "": "{title}",
+        "active dimensions": "{active_units} of {latent_dim}",
+        "KL, nats": "{kl:.1f}",
+        "per dimension: most, median, least": "{most:.2f}, {median:.2f}, {least:.2f}",
+        "SSIM": "{ssim:.3f}",
+        "with the z of another image": "{ssim_shuffled:.3f}",
+    }
+    rows = []
+    for name, row in found.items():
+        kl = row["kl_per_dimension"]
+        few = {"most": kl[0], "median": kl[len(kl) // 2], "least": kl[-1]}
+        rows.append({"title": title(name), **row, **few})
+    caption = "The latent space on the validation split. z is the posterior mean."
+    return table_of(columns, rows, caption)
+
+
+def beta_table(sweep: list[dict[str, Any]]) -> Table:
+    """One row per training with its ``beta``: how many latents are active, what it scored."""
+    columns = {
+        "beta": "{beta:g}",
+        "KL, nats": "{kl:.1f}",
+        "active dimensions": "{active_units} of {latent_dim}",
+        "SSIM": "{ssim:.3f}",
+        "sigma": "{sigma:.3f}",
+    }
+    caption = (
+        "On the validation split. An active dimension is one whose posterior mean varies over "
+        "images by more than 0.01; sigma is the learned standard deviation of the likelihood."
+    )
+    return table_of(columns, sweep, caption)
 
 
 def checkerboard_energy(images: torch.Tensor) -> float:

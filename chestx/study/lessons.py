@@ -1,17 +1,27 @@
-"""Small computations behind the lessons: what SSIM sees, what beta does, what wrong formulas do."""
+"""Small computations behind the lessons: what SSIM sees, what is left at T, what slips would do."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from diffusers import DDPMScheduler
 from scipy import ndimage, optimize
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for
-from chestx.exhibits import plain, start_figure
+from chestx.exhibits import image_rows, plain, start_figure, table_of
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.enhanced_cvae import mean_ssim
+from chestx.generators.pipeline import forward_strip
+from chestx.generators.registry import GENERATORS, title
+from chestx.step import Picture, Table
+from chestx.study.twin import GaussianTwin
+
+REAL = "training images"
+TERMINAL = ("ddpm", "ddpm_mended", "ddpm_zero_snr")  # one of each noise schedule
+SCHEDULE_COLOURS = {GENERATORS[name].schedule: GENERATORS[name].colour for name in TERMINAL}
 
 
 def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, float]]:
@@ -49,97 +59,52 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
     return found
 
 
-def deck_errors() -> list[dict[str, Any]]:
-    """The slides' slips: where, as written, right, and what would happen if one used it.
-
-    Every number is computed from the deck's schedule and network.
-    """
-    scheduler = build_scheduler("deck")
-    T = scheduler.config.num_train_timesteps
-    betas, alphas_cumprod = scheduler.betas.double(), scheduler.alphas_cumprod.double()
+def deck_errors() -> list[dict[str, str]]:
+    """The slides' slips of ``slips.toml``: ``slide``, ``wrong``, ``right``, and what would happen
+    ``then``, every number computed from the deck's schedule and network."""
+    scheduler, cnn = build_scheduler("deck"), ChestCNN(64)
+    betas, bars = scheduler.betas.double(), scheduler.alphas_cumprod.double()
     alphas = 1 - betas
-    left = alphas_cumprod[-1].sqrt().item()
-
-    noise_variance = torch.zeros((), dtype=torch.float64)
-    for alpha in alphas:  # x <- alpha x + sqrt(1 - alpha) eps
-        noise_variance = alpha.square() * noise_variance + 1 - alpha
-    rootless = noise_variance.sqrt().item()
-    tiny = torch.zeros((), dtype=torch.float64)
-    for alpha, beta in zip(alphas, betas):  # variance (1 - alpha) sigma_t^2 with sigma_t^2 = beta
-        tiny = alpha * tiny + beta * beta
-    factors = (betas / alphas_cumprod)[:-1]  # (1 - alpha_t) / abar_t, for t = 1 ... T - 1
-
-    cnn = ChestCNN(64)
+    rootless = tiny = torch.zeros((), dtype=torch.float64)  # variances of noise, step by step
+    for alpha, beta in zip(alphas, betas):
+        rootless = alpha.square() * rootless + beta  # x <- alpha x + sqrt(1 - alpha) eps
+        tiny = alpha * tiny + beta * beta  # variance (1 - alpha) sigma_t^2 with sigma_t^2 = beta
+    factors = (betas / bars)[:-1]  # (1 - alpha_t) / abar_t, for t = 1 ... T - 1
     one_pool = 4 * cnn.fc1.in_features
-    return [
-        {
-            "slide": "noise schedule",
-            "wrong": r"\bar{\alpha}_t = \sum_{s=1}^{t} \alpha_s",
-            "right": r"\bar{\alpha}_t = \prod_{s=1}^{t} \alpha_s",
-            "then": f"The sum is {alphas[:2].sum():.2f} at t = 2, {alphas.sum():.0f} at t = {T}: "
-            "the root of 1 minus it does not exist.",
-        },
-        {
-            "slide": "forward process",
-            "wrong": r"x_{t+1} = \alpha x_t + \sqrt{1 - \alpha}\, \epsilon",
-            "right": r"x_{t+1} = \sqrt{\alpha}\, x_t + \sqrt{1 - \alpha}\, \epsilon",
-            "then": f"After {T} steps {alphas_cumprod[-1]:.0%} of the signal's amplitude would be "
-            f"left instead of {left:.0%}, and noise of standard deviation {rootless:.2f} instead "
-            f"of {(1 - alphas_cumprod[-1]).sqrt():.2f}: x_T would not be N(0, 1).",
-        },
-        {
-            "slide": "forward process, variance",
-            "wrong": r"q(x_{t+1} \mid x_t) = \mathcal{N}(x_{t+1};\, x_t \sqrt{\alpha_{t+1}},\, "
-            r"(1 - \alpha_{t+1})\, \sigma_t^2)",
-            "right": r"q(x_{t+1} \mid x_t) = \mathcal{N}(x_{t+1};\, x_t \sqrt{\alpha_{t+1}},\, "
-            r"1 - \alpha_{t+1})",
-            "then": "With the reverse step's sigma, about the root of beta, all steps would add "
-            f"noise of standard deviation {tiny.sqrt():.2f}: the image would never get lost.",
-        },
-        {
-            "slide": "reverse process",
-            "wrong": r"p(x_t \mid x_{t+1}) = \mathcal{N}(x_t;\, \mu_\theta,\, \sigma_\theta^2), "
-            r"\quad \mu_\theta = (1 - \alpha_t)\, \bar{\alpha}_t^{-1} (x_{t+1} - \beta_t\, "
-            r"\bar{\alpha}_t^{-1} \epsilon_\theta(x_{t+1}, t))",
-            "right": r"\mu_\theta = \frac{1}{\sqrt{\alpha_{t+1}}} \left( x_{t+1} - "
-            r"\frac{\beta_{t+1}}{\sqrt{1 - \bar{\alpha}_{t+1}}} \epsilon_\theta(x_{t+1}, t + 1) "
-            r"\right), \quad \sigma_\theta^2 = \beta_{t+1} "
-            r"\frac{1 - \bar{\alpha}_t}{1 - \bar{\alpha}_{t+1}}",
-            "then": "Right are Ho et al. 2020, eq. 7 and 11. As written, the first step would "
-            f"multiply the image by {factors[-1]:.2f} and the last by {factors[0]:.4f}, where "
-            f"1 / sqrt(alpha) is {alphas[-1].rsqrt():.2f} and {alphas[1].rsqrt():.4f}; ten steps "
-            f"would leave {factors[-10:].prod():.0e} of it, all {T - 1} of them "
-            f"1e{factors.log10().sum():.0f}: grey, however good the network.",
-        },
-        {
-            "slide": "training",
-            "wrong": r"x_1 = \alpha_{t+1} x_0 + \sqrt{1 - \alpha_{t+1}}\, \epsilon, \quad "
-            r"\epsilon_\theta(x_1, t)",
-            "right": r"x_t = \sqrt{\bar{\alpha}_t}\, x_0 + \sqrt{1 - \bar{\alpha}_t}\, \epsilon, "
-            r"\quad \epsilon_\theta(x_t, t)",
-            "then": f"The network would see noise of standard deviation {betas[0].sqrt():.2f} to "
-            f"{betas[-1].sqrt():.2f} only, but sampling starts at 1.",
-        },
-        {
-            "slide": "DDPM parameters",
-            "wrong": rf"T = {T}, \quad \beta_1 = 10^{{-4}}, \quad \beta_T = 0.02",
-            "right": r"\beta_t \times 1000 / T",
-            "then": f"Ho et al. chose these betas for T = 1000. Walked in {T} steps they leave "
-            f"{left:.0%} of the signal's amplitude at T, yet sampling starts from pure noise: the "
-            "samples of radiographs come out washed out. This one is kept, as the arm ddpm.",
-        },
-        {
-            "slide": "CNN architecture",
-            "wrong": r"\mathrm{one\ max\ pool}",
-            "right": r"\mathrm{two\ max\ pools}",
-            "then": f"The slide's {cnn.fc1.in_features:,} features need two. With one, the first "
-            f"linear layer would read {one_pool:,} features and alone have "
-            f"{one_pool * 128 + 128:,} parameters.",
-        },
-    ]  # fmt: skip
+    numbers = {
+        "T": len(betas),
+        "sum_of_two": alphas[:2].sum(),
+        "sum_of_all": alphas.sum(),
+        "bar_at_T": bars[-1],
+        "signal_at_T": bars[-1].sqrt(),
+        "noise_at_T": (1 - bars[-1]).sqrt(),
+        "rootless": rootless.sqrt(),
+        "tiny": tiny.sqrt(),
+        "first_factor": factors[-1],  # sampling begins at T
+        "last_factor": factors[0],
+        "first_right": alphas[-1].rsqrt(),
+        "last_right": alphas[1].rsqrt(),
+        "ten_factors": factors[-10:].prod(),
+        "num_factors": len(factors),
+        "log_factors": factors.log10().sum(),
+        "least_noise": betas[0].sqrt(),
+        "most_noise": betas[-1].sqrt(),
+        "two_pools": cnn.fc1.in_features,
+        "one_pool": one_pool,
+        "one_pool_parameters": one_pool * 128 + 128,
+    }
+    slips = tomllib.loads(Path(__file__).with_name("slips.toml").read_text(encoding="utf-8"))
+    return [slip | {"then": slip["then"].strip().format(**numbers)} for slip in slips["slip"]]
 
 
-def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
+def deck_slips() -> Table:
+    """``deck_errors`` as a table; its formulas are typeset."""
+    rows = [[e["slide"], f"${e['wrong']}$", f"${e['right']}$", e["then"]] for e in deck_errors()]
+    caption = "Every number follows from the deck's schedule and network."
+    return Table(["slide", "as written", "right", "what would happen"], rows, caption)
+
+
+def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Picture:
     """Signal and its ratio to the noise against t: ``curves`` are abar_t, (T,) per schedule."""
     figure = start_figure(9, 3.2, data, "What is left of the image at t")
     left, right = figure.subplots(1, 2)
@@ -155,4 +120,64 @@ def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("t")
         plain(axes)
-    return figure
+    return Picture(figure, "Below -60 dB the curves are cut.")
+
+
+def last_steps(
+    schedulers: dict[str, DDPMScheduler], images: torch.Tensor, data: dict[str, Any]
+) -> Picture:
+    """What the network sees of eight images (N, 1, H, W) at T under each schedule."""
+    rows = {"image": images[:8]}
+    for name, scheduler in schedulers.items():
+        T = scheduler.config.num_train_timesteps
+        rows[name] = forward_strip(scheduler, images[:8], [T - 1])[0]
+    noise = [torch.randn(images.shape[1:], generator=generator_for(1, i)) for i in range(8)]
+    figure = image_rows(
+        rows | {"pure noise": torch.stack(noise)}, data, "x_T: what the network sees at T"
+    )
+    caption = (
+        "The same images and the same noise under each schedule; sampling starts from the last row."
+    )
+    return Picture(figure, caption)
+
+
+def twin_brightness(
+    real: torch.Tensor, schedulers: dict[str, DDPMScheduler], num_images: int, seed: int
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
+    """(images, mean and sd of their brightness) of ``real`` (N, 1, H, W), its Gaussian twin, and
+    the twin as each schedule renders it with all its steps and the exact denoiser."""
+    twin, grey = GaussianTwin.of(real), real.mean((1, 2, 3))
+    images = {REAL: real}
+    greys = {REAL: {"mean": float(grey.mean()), "sd": float(grey.std(correction=0))}}
+    twins = {"twin": twin}
+    for name, scheduler in schedulers.items():
+        T = scheduler.config.num_train_timesteps
+        twins[f"twin: {name}"] = twin.rendered(scheduler, "ddpm", T)
+    for name, one in twins.items():
+        images[name] = one.sample([generator_for(seed, i) for i in range(num_images)])
+        greys[name] = dict(zip(("mean", "sd"), one.brightness()))
+    for name, scheduler in schedulers.items():
+        left = float(scheduler.alphas_cumprod[-1]) ** 0.5
+        greys[f"twin: {name}"]["signal_at_T"] = left
+    return images, greys
+
+
+def brightness_table(greys: dict[str, dict[str, float]]) -> Table:
+    """``mean`` and ``sd`` of the mean grey by name; ``signal_at_T`` where a schedule has one."""
+    columns = {
+        "": "{title}",
+        "brightness": "{mean:+.3f}",
+        "its sd": "{sd:.3f}",
+        "of the real sd": "{kept:.0%}",
+        "amplitude left at T": "{left}",
+    }
+    rows = [
+        {
+            "title": title(name),
+            **row,
+            "kept": row["sd"] / greys[REAL]["sd"],
+            "left": f"{row['signal_at_T']:.1%}" if "signal_at_T" in row else "",
+        }
+        for name, row in greys.items()
+    ]
+    return table_of(columns, rows, "Mean grey of an image in [-1, 1].")

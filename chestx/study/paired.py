@@ -9,11 +9,36 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from scipy.special import expit
-from scipy.stats import binomtest
 
 LOWER_IS_BETTER = {"brier"}
 Draws = Mapping[str, Mapping[str, np.ndarray]]  # arm -> metric -> (1 + draws,)
+
+
+def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:
+    """Mean, standard deviation and Student-t interval of the mean of independent ``values``.
+
+    One value has no spread: its deviation and interval are None.
+    """
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return {"mean": mean, "sd": None, "low": None, "high": None, "n": n}
+    sd = float(np.std(values, ddof=1))
+    low, high = (mean + t * sd / n**0.5 for t in stats.t.interval(level, n - 1))
+    return {"mean": mean, "sd": sd, "low": float(low), "high": float(high), "n": n}
+
+
+def prediction_interval(interval: dict[str, float], level: float = 0.95) -> tuple[float, float]:
+    """Range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
+
+    Raises ValueError for a single value, which has no spread.
+    """
+    mean, sd, n = interval["mean"], interval["sd"], interval["n"]
+    if n < 2:
+        raise ValueError(f"n={n}; a range for one more value needs at least two")
+    low, high = (mean + t * sd * (1 + 1 / n) ** 0.5 for t in stats.t.interval(level, n - 1))
+    return float(low), float(high)
 
 
 def weighted_scores(
@@ -133,11 +158,10 @@ def contrast(
         verdict = "equivalent" if equivalent else "inconclusive"
     else:
         verdict = "better" if (low > 0) != (metric in LOWER_IS_BETTER) else "worse"
-    return {
-        "a": a, "b": b, "metric": metric, "estimate": float(estimate), "low": low, "high": high,
-        "p": float(min(1, 2 * (1 + rarer) / (1 + len(rest)))), "low90": low90, "high90": high90,
-        "margin": margin, "equivalent": equivalent, "verdict": verdict,
-    }  # fmt: skip
+    found = {"a": a, "b": b, "metric": metric, "estimate": float(estimate)}
+    found |= {"low": low, "high": high, "low90": low90, "high90": high90}
+    found["p"] = float(min(1, 2 * (1 + rarer) / (1 + len(rest))))
+    return found | {"margin": margin, "equivalent": equivalent, "verdict": verdict}
 
 
 def exchange_rate(
@@ -183,5 +207,5 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     a_only, b_only = int((a & ~b).sum()), int((b & ~a).sum())
-    p = binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
+    p = stats.binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
     return {"a_only": a_only, "b_only": b_only, "p": float(p)}

@@ -2,26 +2,20 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DDPMPipeline
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from chestx.config import generator_for
-from chestx.exhibits import plain, start_figure
-from chestx.generators.pipeline import load_pipeline
+from chestx.exhibits import image_rows, plain, start_figure, table_of
+from chestx.generators.trained import Sample
 from chestx.radiographs import images as pixels
-from chestx.radiographs.tensors import RadiographTensors
+from chestx.step import Picture, Table
 from chestx.study.distances import kid_difference, kid_floor, kid_interval
-from chestx.study.features import Extract, FeatureSpace
+from chestx.study.features import Extract, FeatureSpace, RealImages
 
 EVALUATION = 2000  # keeps this noise apart from that of the synthetic sets
-Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
 
 
 def timed_images(
@@ -29,8 +23,8 @@ def timed_images(
 ) -> tuple[torch.Tensor, float]:
     """Images of one class (N, 1, H, W), rounded to grey levels as on disk, and seconds per image.
 
-    ``sample(class_labels, torch_generators)`` is a ``synthesis.Generator``'s. One image before
-    the clock starts pays for what happens only once.
+    ``sample(class_labels, torch_generators)`` is a ``Generator``'s. One image before the clock
+    starts pays for what happens only once.
     """
 
     def make(start: int, stop: int) -> torch.Tensor:
@@ -45,18 +39,6 @@ def timed_images(
     return pixels.to_float(pixels.to_uint8(torch.cat(batches))), seconds
 
 
-def stock_sampler(folder: Path) -> Sample:
-    """diffusers' own ``DDPMPipeline`` with every step of training, as ``timed_images`` wants it."""
-    pipeline = load_pipeline(folder, DDPMPipeline)
-    steps = pipeline.scheduler.config.num_train_timesteps
-
-    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        made = pipeline(len(generators), generators, steps, output_type="np")
-        return torch.from_numpy(made.images).permute(0, 3, 1, 2) * 2 - 1
-
-    return sample
-
-
 @dataclasses.dataclass
 class Judge:
     """Scores images by KID to the real images of two splits, in one feature space."""
@@ -67,123 +49,137 @@ class Judge:
     other_class: float  # KID of the reference images of the other class: the unit to think in
 
     @classmethod
-    def of(
-        cls, extract: Extract, tensors: dict[str, RadiographTensors], label: int,
-        patients: list[str], num_images: int,
-    ) -> "Judge":  # fmt: skip
-        """From the splits train, validation and reference; ``patients`` are those of train.
-
-        ``num_images`` is how many images will be judged, which decides the floor (as far as
-        there are so many real ones).
-        """
-        real = {s: pixels.to_float(t.of_class(label).images) for s, t in tensors.items()}
-        others = tensors["reference"].of_class(1 - label).images
+    def of(cls, extract: Extract, real: RealImages, num_images: int) -> "Judge":
+        """``num_images`` is how many images will be judged, which decides the floor (as far as
+        there are so many real ones)."""
+        space = FeatureSpace(extract, real.own["train"])
+        features = {split: space(real.own[split]) for split in ("validation", "reference")}
+        patients = real.train_patients
+        m = min(num_images, len(patients) // 2)  # a small debug subset has no more
+        n = min(len(features["reference"]), len(patients) - m)
+        others = real.tensors["reference"].of_class(1 - real.label).images
         every = max(1, len(others) // num_images)  # files lie in an order, so not the first ones
-        space = FeatureSpace(extract, real["train"])
-        features = {s: space(real[s]) for s in ("validation", "reference")}
-        own = [p for p, y in zip(patients, tensors["train"].labels) if y == label]
-        m = min(num_images, len(own) // 2)  # a small debug subset has no more
-        floor = kid_floor(space.real, own, m, min(len(real["reference"]), len(own) - m))
-        to_other = kid_interval(space(pixels.to_float(others[::every])), features["reference"])
-        return cls(space, features, floor, to_other["kid"])
-
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
-        """Features of the images, and KID with its interval per split."""
-        features = self.space(images)
-        return features, self.scores(features)
+        other = kid_interval(space(pixels.to_float(others[::every])), features["reference"])
+        return cls(space, features, kid_floor(space.real, patients, m, n), other["kid"])
 
     def scores(self, features: torch.Tensor) -> dict[str, dict[str, float]]:
         """KID of features with its interval, per split."""
         return {name: kid_interval(features, real) for name, real in self.real.items()}
 
 
+@dataclasses.dataclass
+class Trial:
+    """What a sampler in so many steps makes, what that takes and what it scores."""
+
+    sampler: str
+    steps: int
+    evaluations: int  # of the network per image, at most
+    seconds: float  # per image
+    kid: dict[str, dict[str, float]]  # split -> KID with its interval
+    features: torch.Tensor  # (N, d)
+    images: torch.Tensor  # the first eight, (8, 1, H, W)
+
+    def row(self) -> dict[str, Any]:
+        """What a result keeps of it."""
+        kept = ("sampler", "steps", "evaluations", "seconds", "kid")
+        return {name: getattr(self, name) for name in kept}
+
+    def words(self) -> str:
+        score = self.kid["reference"]
+        return f"KID {score['kid']:.3f} ± {1.96 * score['se']:.3f}, {1 / self.seconds:.1f} images/s"
+
+
 def measure(
     sample: Sample,
     judge: Judge,
-    num_images: int,
-    batch_size: int = 32,
-    seed: int = 0,
-    label: int = 0,
-) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """A row with ``seconds`` per image and KID per split; the features; the images."""
-    images, seconds = timed_images(sample, num_images, batch_size, seed, label)
-    features, scores = judge(images)
-    return {"seconds": seconds, **scores}, features, images
+    how: tuple[int, int, int, int],
+    sampler: str,
+    steps: int = 0,
+    evaluations: int = 0,
+) -> Trial:
+    """Try ``sample``; ``how`` are the other arguments of ``timed_images``."""
+    images, seconds = timed_images(sample, *how)
+    features = judge.space(images)
+    kid = judge.scores(features)
+    return Trial(sampler, steps, evaluations, seconds, kid, features, images[:8].clone())
 
 
-def pareto_front(rows: list[dict[str, Any]], split: str = "reference") -> list[dict[str, Any]]:
-    """The rows that no other row beats in both seconds and KID to ``split``."""
+def pareto_front(trials: list[Trial], split: str = "reference") -> list[Trial]:
+    """Those that no other beats in both seconds and KID to ``split``."""
+    costs = [(trial.seconds, trial.kid[split]["kid"]) for trial in trials]
 
-    def beaten(row: dict[str, Any]) -> bool:
-        return any(
-            other["seconds"] <= row["seconds"]
-            and other[split]["kid"] <= row[split]["kid"]
-            and (other["seconds"], other[split]["kid"]) != (row["seconds"], row[split]["kid"])
-            for other in rows
-        )
+    def beaten(own: tuple[float, float]) -> bool:
+        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in costs)
 
-    return [row for row in rows if not beaten(row)]
+    return [trial for trial, own in zip(trials, costs) if not beaten(own)]
 
 
-def recommend(
-    rows: list[dict[str, Any]], features: list[torch.Tensor], validation: torch.Tensor
-) -> int:
-    """Index of the cheapest row that cannot be told from the one of least KID to validation.
+def recommend(trials: list[Trial], validation: torch.Tensor) -> Trial:
+    """The cheapest that cannot be told from the one of least KID to ``validation`` features.
 
     Cheapest: fewest evaluations of the network (seconds are noisy), then least KID. Cannot be
     told: the 95 % interval of ``kid_difference`` reaches 0. Few validation images tell little
     apart, so the fewer there are, the more the choice goes by cost.
     """
-    best = min(range(len(rows)), key=lambda i: rows[i]["validation"]["kid"])
-    cost = [(row["evaluations"], row["validation"]["kid"]) for row in rows]
-    for index in sorted(range(len(rows)), key=cost.__getitem__):
-        if index == best:
+    best = min(trials, key=lambda trial: trial.kid["validation"]["kid"])
+    for trial in sorted(trials, key=lambda t: (t.evaluations, t.kid["validation"]["kid"])):
+        if trial is best:
             break
-        if kid_difference(features[index], features[best], validation)["low"] <= 0:
-            return index
+        if kid_difference(trial.features, best.features, validation)["low"] <= 0:
+            return trial
     return best
 
 
-def against_stock(
-    row: dict[str, Any],
-    features: torch.Tensor,
-    stock_row: dict[str, Any],
-    stock_features: torch.Tensor,
-    reference: torch.Tensor,
-) -> dict[str, Any]:
-    """How many times faster ``row`` is than the stock pipeline, and whether its KID is no worse.
-
-    No worse: the upper 95 % bound of the difference lies under 10 % of the stock pipeline's KID.
-    """
-    difference = kid_difference(features, stock_features, reference)
-    limit = 0.1 * stock_row["reference"]["kid"]
-    return stock_row | {
-        "times_faster": stock_row["seconds"] / row["seconds"],
-        "difference": difference,
-        "limit": limit,
-        "no_worse": difference["high"] < limit,
+def trials_table(trials: list[Trial]) -> Table:
+    """Every trial, the least KID first."""
+    columns = {
+        "sampler": "{sampler}",
+        "steps": "{steps}",
+        "KID, validation": "{kid[validation][kid]:.3f}",
+        "KID, reference [95 %]": "{real[kid]:.3f} [{real[low]:.3f}, {real[high]:.3f}]",
+        "s per image": "{seconds:.3f}",
+        "images/s": "{speed:.1f}",
+        "Pareto front": "{front}",
     }
+    front = {(trial.sampler, trial.steps) for trial in pareto_front(trials)}
+    rows = [
+        {
+            **trial.row(),
+            "real": trial.kid["reference"],
+            "speed": 1 / trial.seconds,
+            "front": "yes" if (trial.sampler, trial.steps) in front else "",
+        }
+        for trial in sorted(trials, key=lambda trial: trial.kid["reference"]["kid"])
+    ]
+    return table_of(columns, rows, f"{len(trials[0].features)} images each.")
 
 
-def quality_against_time(
-    rows: list[dict[str, Any]], front: list[dict[str, Any]], floor: float, data: dict[str, Any]
-) -> Figure:
-    """KID with its interval against seconds per image; ``front`` are the rows no other beats."""
+def choice_text(best: Trial, twin: Trial, judge: Judge) -> str:
+    """What is recommended, and what its KID is to be compared with."""
+    return (
+        f"Recommended by validation: {best.sampler} in {best.steps} steps. To read KID: real "
+        f"against real stays below {judge.floor['p95']:.3f} in 95 % of patient-disjoint splits of "
+        f"as many images; the Gaussian twin, which learns nothing but mean and covariance, has "
+        f"{twin.kid['reference']['kid']:.3f}; the other class {judge.other_class:.3f}."
+    )
+
+
+def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]) -> Picture:
+    """KID with its interval against seconds per image, and what real images score."""
+    floor = judge.floor["p95"]
     figure = start_figure(8, 4.2, data, "Quality against time")
     axes = figure.subplots()
-    for index, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-        own = sorted((r for r in rows if r["sampler"] == name), key=lambda r: r["seconds"])
-        seconds = [r["seconds"] for r in own]
-        kids = np.array([r["reference"]["kid"] for r in own])
-        bars = [1.96 * r["reference"]["se"] for r in own]
+    for index, name in enumerate(dict.fromkeys(trial.sampler for trial in trials)):
+        own = sorted((t for t in trials if t.sampler == name), key=lambda t: t.seconds)
+        seconds, kids = ([t.seconds for t in own], [t.kid["reference"]["kid"] for t in own])
+        bars = [1.96 * t.kid["reference"]["se"] for t in own]
         axes.errorbar(seconds, kids, bars, fmt="o", color=f"C{index}", capsize=2, label=name, ms=5)
-        for row, x, y in zip(own, seconds, kids):
-            axes.annotate(str(row["steps"]), (x, y), (5, 4), textcoords="offset points", fontsize=7)
-    best = sorted(front, key=lambda r: r["seconds"])
-    axes.plot(
-        [r["seconds"] for r in best], [r["reference"]["kid"] for r in best], color="#999999",
-        lw=1, zorder=0, label="Pareto front",
-    )  # fmt: skip
+        for trial, x, y in zip(own, seconds, kids):
+            text = str(trial.steps)
+            axes.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7)
+    front = sorted(pareto_front(trials), key=lambda t: t.seconds)
+    seconds, kids = ([t.seconds for t in front], [t.kid["reference"]["kid"] for t in front])
+    axes.plot(seconds, kids, color="#999999", lw=1, zorder=0, label="Pareto front")
     axes.axhline(floor, color="#4c9f70", ls="--", lw=1, label="real against real, 95th percentile")
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=max(floor, 1e-3))
@@ -195,4 +191,13 @@ def quality_against_time(
     axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7)
     plain(axes)
-    return figure
+    caption = "Bars: 95 % jackknife intervals over images, not over training runs."
+    return Picture(figure, caption)
+
+
+def gallery(trials: list[Trial], real: torch.Tensor, data: dict[str, Any]) -> Picture:
+    """The same eight noises through every trial, below real images (N, 1, H, W)."""
+    rows = {"reference": real[:8]}
+    rows |= {f"{trial.sampler}, {trial.steps}": trial.images for trial in trials}
+    figure = image_rows(rows, data, "The same noise through every candidate")
+    return Picture(figure, "Not chosen: the first eight.")

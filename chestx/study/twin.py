@@ -6,8 +6,8 @@ follow from it. In the eigenbasis of S every coordinate is on its own.
 """
 
 import dataclasses
-import itertools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,42 +25,34 @@ from chestx.generators.schedulers import (
     steps_within,
     swap_scheduler,
 )
+from chestx.generators.trained import Generator, checked_weights
+from chestx.radiographs.images import to_float
+from chestx.radiographs.splits import Radiographs
+from chestx.radiographs.tensors import to_tensors
+from chestx.step import Table
 
 
 class GaussianDenoiser(torch.nn.Module):
-    """The exact prediction for Gaussian data; stands in for the UNet of ``RadiographPipeline``.
+    """The exact prediction for independent Gaussians; stands in for the UNet of the pipeline.
 
-    ``mean`` and ``variances`` broadcast to images (B, C, H, W). With ``vectors`` (K, C H W), rows
-    orthonormal, ``variances`` (K,) belong to these; across them the variance is 0.
+    ``mean`` and ``variances`` (K, 1, 1) belong to the K channels of "images" (B, K, side, side),
+    each pixel of which is a draw of its own.
     """
 
     def __init__(
-        self,
-        scheduler: SchedulerMixin,
-        mean: torch.Tensor,
-        variances: torch.Tensor,
-        shape: tuple[int, int],
-        vectors: torch.Tensor | None = None,
+        self, scheduler: SchedulerMixin, mean: torch.Tensor, variances: torch.Tensor, side: int
     ):
         super().__init__()
-        channels, size = shape
-        self.config = SimpleNamespace(sample_size=size, in_channels=channels, num_class_embeds=None)
+        self.config = SimpleNamespace(
+            sample_size=side, in_channels=len(mean), num_class_embeds=None
+        )
         self.prediction_type = scheduler.config.prediction_type
+        self.dtype, self.device = mean.dtype, mean.device
         abar = scheduler.alphas_cumprod.double()
         # Between two timesteps, where solvers with sigmas of their own land, the angle of
         # (a, b) is interpolated; unlike the SNR it is finite at both ends.
-        self.register_buffer("angles", torch.atan2((1 - abar).sqrt(), abar.sqrt()).to(mean.dtype))
-        self.register_buffer("mean", mean)
-        self.register_buffer("variances", variances)
-        self.register_buffer("vectors", vectors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
+        self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())
+        self.mean, self.variances = mean, variances
 
     def forward(
         self, noisy_images: torch.Tensor, timestep: torch.Tensor, class_labels: None = None
@@ -71,12 +63,7 @@ class GaussianDenoiser(torch.nn.Module):
         angle = self.angles[below] + (t - below) * (self.angles[above] - self.angles[below])
         a, b = angle.cos(), angle.sin()
         gain = a * self.variances / (a**2 * self.variances + b**2)
-        deviation = noisy_images - a * self.mean  # (B, C, H, W)
-        if self.vectors is None:
-            images = self.mean + gain * deviation
-        else:
-            coordinates = deviation.flatten(1) @ self.vectors.T  # (B, K)
-            images = self.mean + (gain * coordinates @ self.vectors).view_as(deviation)
+        images = self.mean + gain * (noisy_images - a * self.mean)  # E[x_0 | x_t]
         noise = (noisy_images - a * images) / b
         v = a * noise - b * images
         return UNet2DOutput(
@@ -101,10 +88,9 @@ def recovered(
     in x_T is taken out by regression, so that an ODE solver's numbers are exact but for rounding
     and a stochastic one's deviation has a relative error of about 1 / (side sqrt(2)).
     """
-    shape = (len(means), side)
     mean, sd = (values.double()[:, None, None] for values in (means, deviations))
     pipeline = RadiographPipeline(
-        GaussianDenoiser(trained, mean, sd**2, shape), swap_scheduler(trained, sampler, **changes)
+        GaussianDenoiser(trained, mean, sd**2, side), swap_scheduler(trained, sampler, **changes)
     )
     pipeline.set_progress_bar_config(disable=True)
     ends: dict[bool, torch.Tensor] = {}
@@ -160,11 +146,6 @@ class GaussianTwin:
         z = torch.stack([torch.randn(len(self.variances), generator=g) for g in generators])
         rows = (z.double() * self.variances.sqrt()) @ self.vectors
         return (self.mean + rows.view(-1, *self.mean.shape)).clamp(-1, 1).float()
-
-    def denoiser(self, scheduler: SchedulerMixin) -> GaussianDenoiser:
-        """The exact denoiser under ``scheduler``, float32, for ``RadiographPipeline``."""
-        shape = (self.mean.shape[0], self.mean.shape[-1])
-        return GaussianDenoiser(scheduler, self.mean, self.variances, shape, self.vectors).float()
 
     def rendered(
         self, trained: SchedulerMixin, sampler: str, num_inference_steps: int, side: int = 64
@@ -241,22 +222,17 @@ def survey(
     return rows
 
 
-def good_from(rows: list[dict[str, Any]], tolerance: float = 0.05) -> dict[str, int | None]:
-    """Per sampler of ``survey`` the fewest steps from which on it keeps both spreads.
-
-    Brightness and pixels within ``tolerance`` there and at every larger budget; None if never.
-    """
-
-    def off(row: dict[str, Any]) -> float:
-        return max(abs(row.get(key, math.inf) - 1) for key in ("brightness", "pixels"))
-
-    falling = sorted(rows, key=lambda row: -row["budget"])
-    found: dict[str, int | None] = {}
-    for name in dict.fromkeys(row["sampler"] for row in rows):
-        own = [row for row in falling if row["sampler"] == name]
-        good = list(itertools.takewhile(lambda row: off(row) <= tolerance, own))
-        found[name] = good[-1]["steps"] if good else None
-    return found
+def survey_table(rows: list[dict[str, Any]]) -> Table:
+    """What ``survey`` found, sampler by sampler."""
+    shown = [
+        [row["sampler"], str(row["steps"])]
+        + [f"{row[kept]:.0%}" if kept in row else "" for kept in ("pixels", "brightness")]
+        + ["; ".join(row["problems"])]
+        for row in rows
+    ]
+    header = ["sampler", "steps", "pixels", "brightness", "what check_schedule says"]
+    caption = "Share of the spread that each sampler keeps of the Gaussian twin, without a network."
+    return Table(header, shown, caption)
 
 
 def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
@@ -273,3 +249,25 @@ def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
     if not set(chosen) & set(STOCHASTIC):
         chosen = chosen[: count - 1] + [s for s in ranked if s in STOCHASTIC][:1]
     return chosen
+
+
+def twin_generator(data: Radiographs, image_size: int) -> Generator:
+    """The Gaussian twin of each class of the training split, as a generator: the plainest one."""
+    train = to_tensors(data["train"], image_size)
+    twins = [
+        GaussianTwin.of(to_float(train.of_class(label).images))
+        for label in range(len(data.class_names))
+    ]
+
+    def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        return torch.cat([twins[int(y)].sample([g]) for y, g in zip(class_labels, generators)])
+
+    return Generator(
+        "twin",
+        sample,
+        image_size,
+        checked_weights("twin", Path(), data, image_size),
+        {"scheduler": None, "num_inference_steps": None, "guidance_scale": None},
+        set(data["train"]["sha256"]),
+        tuple(data.class_names),
+    )

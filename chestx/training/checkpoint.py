@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,44 +22,36 @@ from chestx.training.options import TrainingConfig
 
 
 def save_checkpoint(
-    folder: Path,
-    state: dict[str, Any],
-    progress: Any,
-    config: TrainingConfig,
-    identity: str,
-    keep: int = 2,
+    folder: Path, state: dict[str, Any], progress: Any, config: TrainingConfig, identity: str
 ) -> Path:
-    """Write ``folder/step_00000123`` and keep the newest ``keep`` checkpoints.
+    """Write ``folder/step_00000123`` and keep it with the one before it.
 
     ``state`` holds tensors; ``progress`` is a dataclass, saved beside ``config`` and ``identity``.
     Raises OSError with what is missing if the disk is full or read-only; then all is as before.
     """
     final = folder / f"step_{progress.step:08d}"
-    beside = folder / f".writing_{final.name}_{os.getpid()}"
+    beside = folder / f".writing_{final.name}"
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = {"state.pt": buffer.getvalue()}
+    tensors = buffer.getvalue()
     about = dataclasses.asdict(progress) | {"made_with": made_with(), "identity": identity}
-    about |= {"config": config.shared()}
-    about["files"] = {name: hashlib.sha256(part).hexdigest() for name, part in content.items()}
-    content["progress.json"] = json.dumps(about | {"digest": files.fingerprint(about)}).encode()
+    about |= {"config": config.shared(), "state.pt": hashlib.sha256(tensors).hexdigest()}
+    about |= {"digest": files.fingerprint(about)}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        for name, part in content.items():
-            files.write_synced(beside / name, part)
+        files.write_synced(beside / "state.pt", tensors)
+        files.write_synced(beside / "progress.json", json.dumps(about).encode())
         files.sync_folder(beside)
         shutil.rmtree(final, ignore_errors=True)  # can only be a damaged one that was passed over
         beside.rename(final)
         files.sync_folder(folder)
     except OSError as error:
-        raise files.not_written(final, sum(map(len, content.values())), error) from error
-    finally:
         shutil.rmtree(beside, ignore_errors=True)
-    older = [path for path in list_checkpoints(folder) if path < final]
-    kept = [final, *reversed(older)][:keep]
-    for path in {*list_checkpoints(folder), *folder.glob(".writing_*")} - set(kept):
-        shutil.rmtree(path)  # newer ones were passed over as damaged
+        raise files.not_written(final, len(tensors), error) from error
+    before = [path for path in list_checkpoints(folder) if path < final][-1:]
+    for path in set(folder.iterdir()) - {final, *before}:
+        shutil.rmtree(path)  # older, or passed over as damaged
     return final
 
 
@@ -77,21 +68,18 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load_progress(path: Path) -> dict[str, Any]:
     """The JSON part of a checkpoint; ValueError, with the file, if any file is not as it was."""
+    name = "progress.json"
     try:
-        progress = json.loads((path / "progress.json").read_bytes())
-        digest = progress.pop("digest", None)
-        if digest != files.fingerprint(progress):
-            raise ValueError("its content is not what was saved")
+        about = json.loads((path / name).read_bytes())
+        whole = about.pop("digest", None) == files.fingerprint(about)
+        if whole:
+            name = "state.pt"
+            whole = files.file_hash(path / name) == about.pop(name)
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"progress.json: {error}") from error
-    for name, sha256 in progress.pop("files").items():
-        try:
-            same = files.file_hash(path / name) == sha256
-        except OSError as error:
-            raise ValueError(f"{name}: {error}") from error
-        if not same:
-            raise ValueError(f"{name}: its content is not what was saved")
-    return progress
+        raise ValueError(f"{name}: {error}") from error
+    if not whole:
+        raise ValueError(f"{name}: its content is not what was saved")
+    return about
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -131,23 +119,22 @@ def to_resume(folder: Path, config: TrainingConfig, identity: str) -> Path | Non
         for name, value in mine.items()
         if name != "save_every_seconds" and theirs.get(name) != value
     ]
-    if not differ:
-        for name, now in made_with().items():
-            if (then := progress["made_with"].get(name, now)) != now:
-                print(f"{path}: {name} {then} there, {now} now: the last bits may differ")
-        return path
-    if not progress["finished"]:
+    if differ and progress["finished"]:
+        print(f"{folder}: replacing a finished run of other settings ({'; '.join(differ)})")
+        return None
+    if differ:
         raise ValueError(
             f"{folder} holds an unfinished run of another configuration ({'; '.join(differ)}); "
             f"use the same settings, another --output-dir, or delete that folder"
         )
-    print(f"{folder}: replacing a finished run of other settings ({'; '.join(differ)})")
-    return None
+    for name, now in made_with().items():
+        if (then := progress["made_with"].get(name, now)) != now:
+            print(f"{path}: {name} {then} there, {now} now: the last bits may differ")
+    return path
 
 
 def start_afresh(output_dir: Path) -> None:
     """Nothing of an earlier run may be taken for a new one's; an unfinished one is kept aside."""
-    output_dir = Path(output_dir)
     folder = output_dir / "checkpoints"
     try:
         found = newest(folder)
@@ -169,7 +156,6 @@ def start_afresh(output_dir: Path) -> None:
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(state, progress) of one checkpoint, on the CPU; ValueError if damaged."""
     progress = load_progress(path)
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     for about in ("config", "identity", "made_with"):
         del progress[about]
-    return state, progress
+    return torch.load(path / "state.pt", map_location="cpu", weights_only=True), progress

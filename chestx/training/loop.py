@@ -48,6 +48,12 @@ class Progress:
     finished: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    def improves(self, loss: float) -> bool:
+        """Whether a validation loss is the best so far; counts the epochs that were worse."""
+        better = loss < self.best
+        self.best, self.worse = min(loss, self.best), 0 if better else self.worse + 1
+        return better
+
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     """A permutation of ``length`` indices that depends on (seed, epoch) alone."""
@@ -71,7 +77,7 @@ def load_batch(data: RadiographTensors, indices: Sequence[int], device: torch.de
 
 @torch.no_grad()
 def validate(
-    model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, batch_size: int, seed: int
+    model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, config: TrainingConfig
 ) -> dict[str, float]:
     """Mean of the training objective over ``data`` with draws that are the same every time.
 
@@ -80,10 +86,10 @@ def validate(
     """
     model.eval()
     state, rows = processes(), []
-    for index, start in enumerate(range(0, len(data), batch_size)):
+    for index, start in enumerate(range(0, len(data), config.batch_size)):
         if index % state.num_processes == state.process_index:
-            indices = range(start, min(start + batch_size, len(data)))
-            torch.manual_seed(seed_sequence(seed, VALIDATION, 0, index))
+            indices = range(start, min(start + config.batch_size, len(data)))
+            torch.manual_seed(seed_sequence(config.seed, VALIDATION, 0, index))
             loss, logs = loss_fn(model, load_batch(data, indices, state.device))
             values = {name: value.item() for name, value in {"loss": loss, **logs}.items()}
             rows.append((index, len(indices), values))
@@ -153,9 +159,9 @@ def train(
         ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
         if ema:
             ema.to(device)
-        parts = {"model": raw_model, "optimizer": optimizer, "lr": lr_scheduler}
-        parts |= {"ema": ema} if ema else {}
-        parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
+        parts = {"model": raw_model, "optimizer": optimizer, "lr": lr_scheduler, "ema": ema}
+        parts |= {"scaler": accelerator.scaler}
+        parts = {name: part for name, part in parts.items() if part is not None}
 
         # Where an earlier run stopped, or nothing.
         progress, best = Progress(), {}
@@ -168,12 +174,14 @@ def train(
                 part.load_state_dict(state[name])
             accelerator.print(f"{description}: resumed at step {progress.step} from {path}")
         elif main:
-            checkpoint.start_afresh(output_dir)
+            checkpoint.start_afresh(Path(output_dir))
 
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
         epoch_started, epoch_images = time.monotonic(), progress.images
-        totals = {k: torch.tensor(v if main else 0.0) for k, v in progress.totals.items()}
-        totals = {name: value.to(device) for name, value in totals.items()}
+        totals = {  # of the loss and its parts over this epoch's images, on the device
+            name: torch.tensor(total if main else 0.0, device=device)
+            for name, total in progress.totals.items()
+        }
         unsound = torch.full((2,), math.inf, device=device)  # first step of a bad loss, gradient
         order = epoch_order(len(train_data), config.seed, progress.step // steps_per_epoch)
         todo = range(num_steps if progress.finished else progress.step, num_steps)
@@ -227,16 +235,11 @@ def train(
                     ema.store(parameters)
                     ema.copy_to(parameters)
                 if validation_data is not None:
-                    row["validation"] = validate(
-                        raw_model, loss_fn, validation_data, config.batch_size, config.seed
-                    )
+                    row["validation"] = validate(raw_model, loss_fn, validation_data, config)
                     judged = row["validation"]["loss"]
                     if not math.isfinite(judged):
                         raise guards.not_finite("validation loss", step + 1, description, config)
-                    better = judged < progress.best
-                    progress.worse = 0 if better else progress.worse + 1
-                    progress.best = min(progress.best, judged)
-                    if better and config.patience:
+                    if progress.improves(judged) and config.patience:
                         best = {k: v.detach().clone() for k, v in raw_model.state_dict().items()}
                 if main and on_sample and epoch + 1 in config.sample_epochs:
                     raw_model.eval()
@@ -246,8 +249,7 @@ def train(
                     ema.restore(parameters)
                 progress.history.append(row)
                 progress.seconds = time.monotonic() - started
-                stopped_early = 0 < config.patience <= progress.worse
-                progress.finished = stopped_early or step + 1 == num_steps
+                progress.finished = step + 1 == num_steps or 0 < config.patience <= progress.worse
                 if main:
                     files.write_json(Path(output_dir) / "history.json", progress.history)
 
@@ -255,9 +257,8 @@ def train(
                 progress.totals = guards.summed(totals, accelerator)
                 if main:
                     state = {name: part.state_dict() for name, part in parts.items()}
-                    checkpoint.save_checkpoint(
-                        folder, state | {"best": best}, progress, config, identity
-                    )
+                    state["best"] = best
+                    checkpoint.save_checkpoint(folder, state, progress, config, identity)
                 saved = time.monotonic()
                 if guards.any_process(bool(signals), accelerator) and not progress.finished:
                     accelerator.wait_for_everyone()

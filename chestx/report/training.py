@@ -1,0 +1,176 @@
+"""What the trainings show (02, 03, 04, 08): samples, losses, the label's say, numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from torchvision.utils import make_grid, save_image
+
+from chestx.classifier.cnn import ChestCNN
+from chestx.config import generator_for, processes
+from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
+from chestx.generators.cvae import ConditionalVAE
+from chestx.generators.registry import title
+from chestx.generators.trained import Sample
+from chestx.radiographs.images import decode, to_float
+from chestx.radiographs.splits import smaller_class
+from chestx.radiographs.tensors import RadiographTensors
+from chestx.report.diagrams import count_parameters
+from chestx.report.figures import colour
+from chestx.step import Exhibit, Picture, Step, Table
+from chestx.study.lessons import distortions
+
+History = list[dict[str, Any]]  # what ``train`` returns: one row per epoch
+
+
+def sample_path(out: Step, epoch: int) -> Path:
+    """Where the samples after an epoch lie: ``samples/epoch_0001.png`` beside the result."""
+    return out.folder / "samples" / f"epoch_{epoch:04d}.png"
+
+
+def save_samples(out: Step, sample: Sample, label: int, epoch: int) -> None:
+    """Draw eight images of a class, from the same noise whatever the epoch, and write one row."""
+    if not processes().is_main_process:
+        return
+    generators = [generator_for(out.config.seed, 0, index) for index in range(8)]
+    images = sample(torch.full((8,), label), generators)  # (8, 1, H, W) in [-1, 1]
+    path = sample_path(out, epoch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
+    beside = path.with_name(f".{path.name}")  # the other processes may be reading
+    save_image(grid, beside)
+    beside.replace(path)
+
+
+def samples(out: Step, name: str, epochs: Sequence[int], caption: str = "") -> Picture:
+    """The rows that ``save_samples`` wrote after ``epochs``, as far as training went."""
+    found = [epoch for epoch in sorted(set(epochs)) if sample_path(out, epoch).exists()]
+    heading = f"{title(name)}: samples while training"
+    figure = start_figure(9, 1.25 * len(found) + 0.7, out.about, heading)
+    for epoch, axes in zip(found, figure.subplots(max(1, len(found)), squeeze=False)[:, 0]):
+        with Image.open(sample_path(out, epoch)) as picture:
+            axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
+        blank(axes)
+        row_name(axes, f"epoch {epoch}")
+    class_name = smaller_class(out.about["counts"]["train"])
+    return Picture(figure, f"{class_name}, the same noise in every row. {caption}".rstrip())
+
+
+def kept_epoch(out: Step, history: History) -> dict[str, Any]:
+    """The epoch whose weights were saved: with ``patience`` the best, without it the last."""
+    best = min(history, key=lambda row: row["validation"]["loss"])
+    return best if out.config.patience else history[-1]
+
+
+def loss(out: Step, name: str, history: History, heading: str, caption: str) -> Picture:
+    """Training (dashed) and validation (solid) loss per epoch, and where early stopping came in."""
+    figure = start_figure(6, 3.2, out.about, heading)
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    train, held_out = ([row[part]["loss"] for row in history] for part in ("train", "validation"))
+    axes.plot(epochs, train, "--", color=colour(name), label="train")
+    axes.plot(epochs, held_out, color=colour(name), label="validation")
+    later = train[len(train) // 10 :] + held_out[len(held_out) // 10 :]
+    low, high = min(later), max(later)
+    margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
+    axes.set_ylim(low - margin, high + margin)
+    if out.config.patience:
+        kept = kept_epoch(out, history)["epoch"]
+        axes.axvline(kept, color="#444444", lw=1, label=f"kept epoch {kept}")
+        if len(history) < out.config.num_epochs:
+            last = f"stopped after {len(history)}"
+            axes.axvline(len(history), color="#444444", lw=1, ls=":", label=last)
+    axes.set_title(title(name), fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.legend(edgecolor="white")
+    plain(axes)
+    return Picture(figure, caption)
+
+
+def summary(
+    out: Step, name: str, model: torch.nn.Module, history: History, num_images: int
+) -> dict[str, Exhibit]:
+    """What was trained on how much, and the losses of the first, the best and the last epoch."""
+    kept = kept_epoch(out, history)
+    averaged = "averaged " if out.config.ema_decay else ""
+    which = "best" if out.config.patience else "last"
+    classes = "both classes"
+    if not getattr(out.config, "class_conditional", True):
+        classes = f"{smaller_class(out.about['counts']['train'])} alone"
+    best = min(history, key=lambda row: row["validation"]["loss"])
+    parts = list(best["validation"])
+    rows = [
+        [which, row["epoch"], row["step"], *(f"{row['validation'][part]:.4g}" for part in parts)]
+        for which, row in (("first", history[0]), ("best", best), ("last", history[-1]))
+    ]
+    return {
+        "training": f"{title(name)}: {count_parameters(model):,} parameters, {num_images:,} "
+        f"training images of {classes}, {len(history)} epochs. The generator uses the "
+        f"{averaged}weights of the {which} epoch, {kept['epoch']}.",
+        "epochs": Table(["", "epoch", "steps", *parts], rows, "On the validation split."),
+    }
+
+
+def labels(
+    out: Step, model: ConditionalVAE, held_out: RadiographTensors, class_names: Sequence[str]
+) -> Picture:
+    """Reconstructions, and eight z from the prior, each decoded under both labels."""
+    each = [torch.where(held_out.labels == label)[0][:4] for label in (0, 1)]
+    shown = held_out[torch.cat(each).tolist()]
+    y = shown["class_labels"].to(model.device)
+    with torch.no_grad():
+        mu, _ = model.encode(shown["images"].to(model.device), y)
+        rows = {"validation": shown["images"], "reconstruction": model.decode(mu, y)}
+    both = []
+    for label, name in enumerate(class_names):
+        generators = [generator_for(out.config.seed, 1, index) for index in range(8)]
+        both.append(model.sample(torch.full((8,), label), generators))
+        rows[f"same z, {name}"] = both[label]
+    by_label = (both[0] - both[1]).square().mean().sqrt().item()
+    by_z = 2**0.5 * both[0].std(0).square().mean().sqrt().item()  # of a difference of two
+    return Picture(
+        image_rows(rows, out.about, "Validation images; one z under both labels"),
+        "Above: validation images and the decoder's answer to the encoder's mean. Below: eight z "
+        f"from the prior, each decoded under both labels. The label changes a pixel by "
+        f"{by_label:.3f} (root mean square, greys in [-1, 1]), another z by {by_z:.3f}.",
+    )
+
+
+def settings(config: Any) -> Table:
+    """What the deck leaves open in the enhanced CVAE, and we chose."""
+    names = ("beta", "ssim_weight", "patience", "latent_dim", "channels")
+    names += ("learning_rate", "batch_size", "ema_decay")
+    rows = [[name, str(getattr(config, name))] for name in names]
+    weight = config.ssim_weight * config.image_size**2
+    rows.insert(2, ["lambda = ssim_weight x pixels", f"{weight:g}"])
+    return Table(["setting", "value"], rows, "Our choices.")
+
+
+def ssim(out: Step, split: Dataset, label: int) -> Picture:
+    """What SSIM sees: an image of a class, at 64 px, under four distortions of the same error."""
+    image = split[list(split["label"]).index(label)]["image"]
+    row = [
+        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
+        for name, (picture, error, similarity) in distortions(to_float(decode(image, 64))).items()
+    ]
+    return Picture(
+        titled_images({"": row}, out.about, "One error, four distortions"),
+        "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1].",
+    )
+
+
+def one_run(model: ChestCNN, name: str, unit: dict[str, Any]) -> str:
+    """What to say of a classifier that was trained once: ``unit`` is that of ``run_unit``."""
+    parameters, first = count_parameters(model), count_parameters(model.fc1)
+    test = unit["test"]
+    return (
+        f"{parameters:,} parameters, {first / parameters:.1%} of them in the first linear layer. "
+        f"Trained once, arm {name}, seed {unit['seed']}, {unit['steps']:,} steps: accuracy "
+        f"{test['accuracy']:.4f}, AUROC {test['auroc']:.4f} on test. One run says little; see the "
+        f"spread over seeds below."
+    )

@@ -1,0 +1,197 @@
+"""A comparison as exhibits: the plan, its answer, figures, all scores, and what is exploratory."""
+
+from typing import Any
+
+import numpy as np
+
+from chestx.classifier.arms import ARMS
+from chestx.classifier.experiment import Unit
+from chestx.exhibits import plus_minus
+from chestx.generators.registry import DDPMS
+from chestx.radiographs.sources import CLASS_NAMES
+from chestx.radiographs.tensors import RadiographTensors
+from chestx.step import Exhibit, Picture, Step, Table, settings
+from chestx.study import comparison_figures as figures
+from chestx.study import verdict
+from chestx.study.comparison import WORDS, deviations, disagreements
+from chestx.study.paired import prediction_interval
+
+METRICS = WORDS["of_probabilities"] | WORDS["at_threshold"]
+MARKS = {"better": " ↑", "worse": " ↓", "equivalent": " =", "inconclusive": ""}
+CAPTIONS = {
+    kind: {k: " ".join(v.split()) for k, v in WORDS[kind].items()}
+    for kind in ("protocols", "text", "pictures", "tables")
+}
+
+
+def exhibits(
+    found: dict[str, Any], out: Step, units: list[Unit], test: RadiographTensors, suffix: str
+) -> dict[str, Exhibit]:
+    """All that is shown of a comparison; a table or text that would be empty is left out.
+
+    ``found`` are ``comparison.answers`` and the audits, ``test`` the images of the test split.
+    ``suffix`` is the protocol, and the group of arms if they are not the main ones.
+    """
+    result = found | {"data": out.about, "config": settings(out.config), "inputs": out.inputs}
+    pictures = _pictures(result, units, test, suffix)
+    shown: dict[str, Exhibit] = {
+        "verdict": verdict.verdict_sentence(result),
+        **_texts(result),
+        **{f"09_{name}_{suffix}": picture for name, picture in pictures.items()},
+        "primary": _primary_table(result),
+        **_score_tables(result),
+        "contrasts": _contrast_table(result),
+        "mcnemar": _mcnemar_table(result),
+        **_seed_tables(result),
+        "deck": _deck_table(result),
+    }
+    return {name: exhibit for name, exhibit in shown.items() if getattr(exhibit, "rows", exhibit)}
+
+
+def _texts(result: dict[str, Any]) -> dict[str, str]:
+    """The protocol; what was asked beforehand; rates; audits; the consoles of the deck."""
+    protocol, words = result["data"]["protocol"], CAPTIONS["text"]
+    texts = {"protocol": CAPTIONS["protocols"][protocol].format(**result["config"])}
+    if result["primary"]:
+        if list(result["data"]["counts"]["train"]) == list(CLASS_NAMES):
+            texts["plan"] = words["plan"].format(**result["plan"])
+        if departures := "; ".join(deviations(result)):
+            texts["departures"] = words["departures"].format(departures=departures)
+    if result["exchange"]:
+        said = [verdict.exchange_sentence(rate) for rate in result["exchange"]]
+        said = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
+        texts["rates"] = " ".join([*said, words["rates"]])
+    if protocol == "deck":
+        arms = [row["arm"] for row in result["arms"] if row["arm"] != "original"]
+        for name, is_ddpm in (("console_ddpm", True), ("console_cvae", False)):
+            own = [arm for arm in arms if (arm in DDPMS) == is_ddpm]
+            texts[name] = verdict.console(result["arms"], own)
+    audits = [name for name in ("audit", "shortcuts") if name in result]
+    return texts | {name: result[name]["sentence"] for name in audits}
+
+
+def _pictures(
+    result: dict[str, Any], units: list[Unit], test: RadiographTensors, suffix: str
+) -> dict[str, Picture]:
+    """The figures; a group of further arms has its differences and scores alone."""
+    rows, data = result["arms"], result["data"]
+    made = {"scores": figures.arm_scores(rows, data, result["deck"])}
+    if result["contrasts"]:
+        wanted = figures.EXCHANGE if result["exchange"] else figures.DIFFERENCES
+        made["forest"] = figures.forest(result, data, wanted)
+    if "_" not in suffix:
+        made["confusion"] = figures.confusion_matrices(rows, data)
+        made["reliability"] = figures.reliability_diagrams(rows, data)
+        if differ := disagreements(units):
+            made["gallery"] = figures.disagreement_gallery(differ, test, data)
+    values = {"margin": result["plan"]["equivalence_margin"], "seed": units[0]["seed"]}
+    return {
+        name: Picture(figure, CAPTIONS["pictures"][name].format(**values))
+        for name, figure in made.items()
+    }
+
+
+def _interval(row: dict[str, Any], low: str = "low", high: str = "high") -> str:
+    return f"[{row[low]:+.3f}, {row[high]:+.3f}]"
+
+
+def _primary_table(result: dict[str, Any]) -> Table:
+    rows = []
+    for c in result["primary"]:
+        p_values = [f"{c['p']:.2g}", f"{c['p_holm']:.2g}"]
+        equivalent = [_interval(c, "low90", "high90"), "yes" if c["equivalent"] else "no"]
+        estimate = [f"{c['estimate']:+.4f}", _interval(c)]
+        rows.append([ARMS[c["a"]].title, *estimate, *p_values, *equivalent, c["verdict"]])
+    margin, alpha = result["plan"]["equivalence_margin"], result["plan"]["primary"]["alpha"]
+    header = ["arm", "difference", "95 %", "p", "p by Holm", "90 %", f"within {margin:g}", ""]
+    return Table(header, rows, CAPTIONS["tables"]["primary"].format(margin=margin, alpha=alpha))
+
+
+def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
+    arms, (negative, positive) = result["arms"], result["data"]["counts"]["test"]
+    values = {"seeds": len(arms[0]["seeds"]), "negative": negative, "positive": positive}
+    parts = {"probabilities": ("test", "of_probabilities"), "at_half": ("test", "at_threshold")}
+    if result["data"]["protocol"] != "deck":  # its val folder decides nothing
+        parts["at_validation"] = ("test_tuned", "at_threshold")
+    tables = {}
+    for key, (part, metrics) in parts.items():
+        names = WORDS[metrics]
+        rows = [
+            [ARMS[row["arm"]].title, *(plus_minus(row[part][name], 3) for name in names)]
+            for row in arms
+        ]
+        caption = CAPTIONS["tables"][key].format(**values)
+        tables[key] = Table(["arm", *names.values()], rows, caption)
+    tables["probabilities"].header += ["validation accuracy", "added", "steps"]
+    for line, row in zip(tables["probabilities"].rows, arms):
+        line += [plus_minus(row["validation_accuracy"], 3), row["num_added"], row["steps"]]
+    return tables
+
+
+def _contrast_table(result: dict[str, Any]) -> Table:
+    """One row per arm and metric; baselines and thresholds side by side."""
+    found = {(c["a"], c["metric"], c["b"], c["threshold"]): c for c in result["contrasts"]}
+    bases = dict.fromkeys(c["b"] for c in result["contrasts"])
+    thresholds = dict.fromkeys(c["threshold"] for c in result["contrasts"])
+    columns = [(base, threshold) for threshold in thresholds for base in bases]
+
+    def cell(*key: str) -> str:
+        c = found.get(key)
+        return f"{c['estimate']:+.3f} {_interval(c)}{MARKS[c['verdict']]}" if c else ""
+
+    rows = [
+        [ARMS[arm].title, METRICS[metric], *(cell(arm, metric, *column) for column in columns)]
+        for arm in dict.fromkeys(c["a"] for c in result["contrasts"])
+        if arm != "original"  # the mirror of another row
+        for metric in ("auroc", "accuracy", "balanced_accuracy")
+    ]
+    names = {"0.5": "", "validation": ", threshold of validation"}
+    header = ["arm", "metric", *(f"minus {ARMS[b].title}{names[t]}" for b, t in columns)]
+    margin = result["plan"]["equivalence_margin"]
+    return Table(header, rows, CAPTIONS["tables"]["contrasts"].format(margin=margin))
+
+
+def _mcnemar_table(result: dict[str, Any]) -> Table:
+    rows = []
+    for arm in dict.fromkeys(row["a"] for row in result["mcnemar"]):
+        own = [row for row in result["mcnemar"] if row["a"] == arm]
+        ahead = [row["a_only"] > row["b_only"] for row in own if row["p_holm"] < 0.05]
+        counts = [f"{np.median([row[key] for row in own]):g}" for key in ("a_only", "b_only")]
+        rows.append([ARMS[arm].title, len(own), *counts, sum(ahead), len(ahead) - sum(ahead)])
+    against = ARMS[result["plan"]["primary"]["against"]].title
+    caption = CAPTIONS["tables"]["mcnemar"].format(against=against)
+    header = ["arm", "seeds", "arm alone right", f"{against} alone right"]
+    return Table([*header, "seeds in which the arm is better", "worse"], rows, caption)
+
+
+def _seed_tables(result: dict[str, Any]) -> dict[str, Table]:
+    seeds = sorted({seed["seed"] for row in result["arms"] for seed in row["seeds"]})
+    tables = {}
+    for metric in ("accuracy", "auroc"):
+        rows = []
+        for row in result["arms"]:
+            own = {seed["seed"]: f"{seed[metric]:.4f}" for seed in row["seeds"]}
+            rows.append([ARMS[row["arm"]].title, *(own.get(seed, "") for seed in seeds)])
+        caption = CAPTIONS["tables"]["seeds"].format(metric=METRICS[metric])
+        tables[f"seeds_{metric}"] = Table(["arm", *(f"seed {s}" for s in seeds)], rows, caption)
+    return tables
+
+
+def _deck_table(result: dict[str, Any]) -> Table:
+    """The numbers on the slides, each inside or outside the range of one more run of ours."""
+    ours, rows = {row["arm"]: row for row in result["arms"]}, []
+    for slide in result["deck"]:
+        if slide["arm"] not in ours:
+            continue
+        own = ours[slide["arm"]]
+        for metric, title in METRICS.items():
+            if metric in slide and own["test"][metric]["n"] > 1:
+                low, high = np.clip(prediction_interval(own["test"][metric]), 0, 1)
+                inside = "inside" if low <= slide[metric] <= high else "outside"
+                mine, scope = plus_minus(own["test"][metric]), f"{low:.4f} to {high:.4f}"
+                rows.append([slide["slide"], title, f"{slide[metric]:.4f}", mine, scope, inside])
+        if "confusion" in slide:
+            matrices = [str(slide["confusion"]), str(own["confusion"])]
+            rows.append([slide["slide"], "[[TN, FP], [FN, TP]]", *matrices, "", ""])
+    header = ["slide", "", "deck", "ours", "95 % range for one more run of ours", "the deck's is"]
+    return Table(header, rows, CAPTIONS["tables"]["deck"])

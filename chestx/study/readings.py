@@ -1,0 +1,81 @@
+"""Readings of the test split, kept where they are committed: the ledger, and what was answered.
+
+``ledger.jsonl`` has one line per reading, ``scores.npz`` the log-odds of every test image, so that
+whoever doubts a number can compute it again without training. Readings from before there was a
+ledger stand in ``earlier_readings.json``, beside the presets' folders.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestx import files
+from chestx.classifier.experiment import Unit
+from chestx.config import processes
+
+RESULTS = Path(__file__).parents[2] / "examples" / "results"
+EARLIER = "earlier_readings.json"
+
+
+def keep(root: Path, units: list[Unit], folder: Path, patients: list[str]) -> None:
+    """Add what ``units`` said of test, and their lines in ``root/ledger.jsonl``, to ``folder``.
+
+    Merged with what is there: no line twice, nothing is lost.
+    ``patients`` (N,) are those of the test images. Raises ValueError if the folder holds the scores
+    of other images.
+    """
+    if not processes().is_main_process:
+        return
+    folder, about = Path(folder), {"labels": np.array(units[0]["labels"]["test"], dtype=np.int8)}
+    about["patients"] = np.array(patients)
+    scores = load_scores(folder)
+    for name, ours in about.items():
+        if not np.array_equal(scores.setdefault(name, ours), ours):
+            raise ValueError(f"{folder} holds scores of other test images; choose another folder")
+    for unit in units:
+        log_odds = np.array(unit["log_odds"]["test"], dtype=np.float32)
+        key = (unit["protocol"], unit["arm"], str(unit["seed"]), unit["fingerprint"])
+        scores["/".join(key)] = log_odds
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **scores)
+    files.write_bytes(folder / "scores.npz", buffer.getvalue())
+
+    lines, made = files.read_lines(folder / "ledger.jsonl"), {unit["fingerprint"] for unit in units}
+    for line in files.read_lines(Path(root) / "ledger.jsonl"):
+        if line["config"] in made and line not in lines:
+            lines.append(line)
+            files.append_line(folder / "ledger.jsonl", line)
+
+
+def load_scores(folder: Path) -> dict[str, np.ndarray]:
+    """``labels``, ``patients`` and, by ``PROTOCOL/ARM/SEED/CONFIG``, log-odds: (N,) each.
+
+    CONFIG is that of the line in the ledger. {} if nothing is kept.
+    """
+    path = Path(folder) / "scores.npz"
+    if not path.exists():
+        return {}
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def count(folder: Path = RESULTS) -> dict[str, int]:
+    """Readings of test of the real images: in the ``ledger``s below ``folder``, and ``earlier``."""
+    found = {"ledger": sum(len(files.read_lines(path)) for path in folder.glob("*/ledger.jsonl"))}
+    runs: list[dict[str, Any]] = []
+    if (folder / EARLIER).exists():
+        runs = files.read_json(folder / EARLIER)["runs"]
+    return found | {"earlier": sum(len(run["arms"]) * len(run["seeds"]) for run in runs)}
+
+
+def sentence(folder: Path = RESULTS) -> str:
+    """For the README: how often the real test images were read."""
+    found = count(folder)
+    return (
+        f"On record are {found['ledger'] + found['earlier']:,} readings of the real test images, "
+        f"each of one arm, seed and protocol: {found['ledger']:,} in committed ledgers and "
+        f"{found['earlier']:,} from before one was kept, reconstructed from the reports of those "
+        f"runs. Probes from before this project are not counted."
+    )

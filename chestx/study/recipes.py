@@ -1,0 +1,85 @@
+"""Recipes, which are arms: those that the search tries, and the file that its winner stands in."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from chestx import files
+from chestx.classifier.arms import BEST, Arm
+from chestx.classifier.experiment import Experiment
+
+PLAIN = Arm(batch_size=64, lr_scheduler="cosine", lr_warmup_steps=50)
+BASE = dataclasses.replace(PLAIN, framing=1.5, class_weights=True)
+LOCAL_FAST = dataclasses.replace(BASE, normalize="local", learning_rate=3e-3)
+SYNTHETIC: dict[str, Any] = {"class_weights": False, "adds": BEST}
+DUPLICATES: dict[str, Any] = {"class_weights": False, "adds": "duplicates"}
+CHANGES: dict[str, tuple[Arm, dict[str, Any]]] = {  # first one thing at a time ...
+    "base": (BASE, {}),
+    "framing_25": (BASE, {"framing": 2.5}),
+    "local": (BASE, {"normalize": "local"}),
+    "standardized": (BASE, {"normalize": "standardize"}),
+    "fast": (BASE, {"learning_rate": 3e-3}),
+    "smoothed": (BASE, {"label_smoothing": 0.1}),
+    "oversampled": (BASE, DUPLICATES),
+    "decayed": (BASE, {"weight_decay": 0.3}),
+    "framing_1": (BASE, {"framing": 1.0}),
+    "averaged": (BASE, {"ema_decay": 0.995}),
+    "synthetic": (BASE, SYNTHETIC),
+    "plain": (PLAIN, {}),
+    # ... then what helped most together.
+    "local_fast": (LOCAL_FAST, {}),
+    "local_fast_smoothed": (LOCAL_FAST, {"label_smoothing": 0.1}),
+    "local_fast_synthetic": (LOCAL_FAST, SYNTHETIC),
+    "local_fast_framing_1": (LOCAL_FAST, {"framing": 1.0}),
+    "local_fast_framing_2": (LOCAL_FAST, {"framing": 2.0}),
+    "local_fast_synthetic_smoothed": (LOCAL_FAST, SYNTHETIC | {"label_smoothing": 0.1}),
+    "local_faster_synthetic": (LOCAL_FAST, SYNTHETIC | {"learning_rate": 6e-3}),
+}
+RECIPES = {name: dataclasses.replace(arm, **changes) for name, (arm, changes) in CHANGES.items()}
+
+
+def chosen(names: tuple[str, ...]) -> dict[str, Arm]:
+    """These recipes; ValueError for an unknown name."""
+    if unknown := set(names) - set(RECIPES):
+        raise ValueError(f"recipes={sorted(unknown)} are unknown; choose from {tuple(RECIPES)}")
+    return {name: RECIPES[name] for name in names}
+
+
+def searched_for(experiment: Experiment) -> dict[str, Any]:
+    """What a recipe is chosen for: the images, and the settings that are not its own."""
+    settings = dict(experiment.about)
+    return {"data": settings.pop("data"), "settings": settings}
+
+
+def write_recipe(
+    path: Path, rows: list[dict[str, Any]], criterion: str, experiment: Experiment
+) -> None:
+    """Write the winner of a ranking with all that it was chosen by, for ``load_recipe``."""
+    content = {"criterion": criterion, "name": rows[0]["name"], "arm": rows[0]["arm"]}
+    content |= searched_for(experiment) | {"ranking": rows}
+    files.write_json(path, content | {"fingerprint": files.fingerprint(content)})
+
+
+def load_recipe(path: Path, experiment: Experiment) -> Arm:
+    """The recipe that a search chose and wrote.
+
+    Raises ValueError if the file no longer fits its own fingerprint, if another recipe ranks first
+    in it, or if it was searched on other data or settings than those of ``experiment``. That
+    notices an accident, not a forger: who recomputes the fingerprint passes.
+    """
+    content = files.read_json(path)
+    again = (
+        "search again with `python examples/13_tune.py`, commit its recipe or name --recipe-file"
+    )
+    unmarked = {key: value for key, value in content.items() if key != "fingerprint"}
+    if content.get("fingerprint") != files.fingerprint(unmarked):
+        raise ValueError(f"{path} is not what a search wrote: it was changed since; {again}")
+    if content["arm"] != content["ranking"][0]["arm"]:
+        raise ValueError(f"{path}: {content['name']} does not rank first in its search; {again}")
+    if differ := [
+        f"{key}: {content[key]} there, {here} here"
+        for key, here in searched_for(experiment).items()
+        if content[key] != here
+    ]:
+        raise ValueError(f"{path} was searched for something else ({'; '.join(differ)}); {again}")
+    return Arm("recipe", **content["arm"])

@@ -1,0 +1,149 @@
+"""A comparison in words: the answer in one sentence, and what the deck's console printed."""
+
+from typing import Any
+
+import numpy as np
+
+from chestx.classifier.arms import ARMS
+from chestx.exhibits import plus_minus
+from chestx.generators.registry import DDPMS
+from chestx.study.comparison import deviations, exploratory, seeds_in_words
+
+
+def _answer(verdicts: list[str], margin: float) -> str:
+    """Does synthetic data help? From the verdicts of the generators' arms."""
+    kinds = set(verdicts)
+    if kinds == {"better"}:
+        return "yes"
+    if "better" in kinds:
+        return "with some generators" + ", while others harm" * ("worse" in kinds)
+    if kinds == {"worse"}:
+        return "no, it makes things worse"
+    if kinds == {"equivalent"}:
+        return f"no, what it changes is less than {margin:g}"
+    return "no evidence that it does" + ", and some of it harms" * ("worse" in kinds)
+
+
+def verdict_sentence(result: dict[str, Any]) -> str:
+    """The answer in one sentence, computed from the primary contrasts of ``compare``.
+
+    Without them from those of the generators' arms with duplicates, or else with original, which
+    is then called exploratory; of an exchange, from its rates. It says if the plan was not
+    followed. "" if there is nothing to compare.
+    """
+    seeds, data = seeds_in_words(len(result["arms"][0]["seeds"])), result["data"]
+    scope = f"{data['protocol']} protocol, {data['kind']} data, {seeds}"
+    if result["exchange"]:
+        rates = [rate for rate in result["exchange"] if rate["metric"] == "auroc"]
+        return f"Exploratory, {scope}: {'; '.join(map(exchange_sentence, rates))}."
+    rows = result["primary"] or exploratory(result["contrasts"])
+    if not rows:
+        return ""
+    word = "Exploratory"
+    if result["primary"]:
+        departs = ", ".join(deviations(result))
+        word = f"Rehearsal, not the plan ({departs})" if departs else "As planned"
+    parts = []
+    for verdict in ("better", "equivalent", "inconclusive", "worse"):
+        own = [_estimate(row) for row in rows if row["verdict"] == verdict]
+        parts += [f"{verdict} with {', '.join(own)}"] if own else []
+    answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
+    return (
+        f"{word}: does synthetic data help more than {_against(rows, result['arms'])}? "
+        f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
+        f"({scope}, one trained generator each; uncorrected 95 % intervals"
+        f"{', p by Holm' * bool(result['primary'])})."
+        + (_beside(result) if result["primary"] else "")
+    )
+
+
+def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
+    """What the arms of ``rows`` are compared with: as many duplicates only where it is as many."""
+    base, added = rows[0]["b"], {row["arm"]: row["num_added"] for row in arms}
+    if base == "original":
+        return "no added images"
+    if {added[row["a"]] for row in rows if row["a"] in added} == {added[base]}:
+        return "as many duplicates of real images"
+    return "the duplicates that balance the classes (whatever number and class an arm adds)"
+
+
+def _beside(result: dict[str, Any]) -> str:
+    """What the answer is to be read beside: fresh seeds alone, plain training, classical arms."""
+    text = ""
+    if unread := result.get("unread"):
+        said = ", ".join(f"{_estimate(row)} ({row['verdict']})" for row in unread)
+        text = f" On the seeds that nobody had read before the plan: {said}."
+    named = ["duplicates", "classical", *(row["a"] for row in result["primary"])]
+    plain = [
+        f"{_estimate(c)} ({c['verdict']})"
+        for c in result["contrasts"]
+        if (c["metric"], c["b"], c["threshold"]) == ("auroc", "original", "0.5") and c["a"] in named
+    ]
+    if plain:
+        text += f" Exploratory, against no added images: {', '.join(plain)}."
+    pairs = [
+        f"{_estimate(c)} ({c['verdict']}) against {ARMS[c['b']].title}"
+        for c in result.get("beside", [])
+    ]
+    return text + f" {'; '.join(pairs)}." * bool(pairs)
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
+    return f"{ARMS[row['a']].title} {in_brackets(row)}{adjusted}"
+
+
+def in_brackets(row: dict[str, Any]) -> str:
+    """Estimate and 95 % interval of a contrast."""
+    return "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
+
+
+def exchange_sentence(rate: dict[str, Any]) -> str:
+    """What ``exchange_rates`` found for one arm and metric, in words."""
+    metric = {"auroc": "AUROC"}.get(rate["metric"], rate["metric"].replace("_", " "))
+    gain = in_brackets(rate["ceiling_gain"])
+    one = "duplicate" if rate["arm"] == "back_duplicates" else "synthetic image"
+    if not rate["determined"]:
+        return (
+            f"what one {one} is worth in {metric} is not determined, for the hidden real images "
+            f"themselves change it by {gain}"
+        )
+    if rate["ceiling_gain"]["estimate"] < 0:
+        return f"in {metric} there is no rate for one {one}: the real ones lower it, {gain}"
+    worth = "{rate:.2f} [{low:.2f}, {high:.2f}]".format(**rate)
+    return f"in {metric} one {one} is worth {worth} real ones (all the hidden ones: {gain})"
+
+
+def console(rows: list[dict[str, Any]], arms: list[str]) -> str:
+    """The results of ``summarize`` as the deck's console prints them; means over seeds.
+
+    A VAE's slide shows two accuracies, the DDPM's precision, recall, F1 and the confusion matrix.
+    """
+    by_arm, lines = {row["arm"]: row for row in rows}, []
+    for arm in arms:
+        mean = {name: interval["mean"] for name, interval in by_arm[arm]["test"].items()}
+        lines.append(f"{arm} + CNN")
+        if arm in DDPMS:
+            lines += [
+                f"Accuracy:  {mean['accuracy']:.4f}",
+                f"Precision: {mean['precision']:.4f}",
+                f"Recall:    {mean['recall']:.4f}",
+                f"F1-score:  {mean['f1']:.4f}",
+                "Confusion Matrix:",
+                str(np.round(by_arm[arm]["confusion"]).astype(int)),
+            ]
+        else:
+            if original := by_arm.get("original"):
+                lines.append(f"Original Accuracy:  {original['test']['accuracy']['mean']:.4f}")
+            lines.append(f"Augmented Accuracy: {mean['accuracy']:.4f}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def printed(rows: list[dict[str, Any]]) -> str:
+    """What 09 prints: the deck's console, then one line per arm with the spread over seeds."""
+    lines = [console(rows, [row["arm"] for row in rows if row["arm"] != "original"]), ""]
+    for row in rows:
+        accuracy, auroc = plus_minus(row["test"]["accuracy"]), plus_minus(row["test"]["auroc"])
+        lines.append(f"  {row['arm']:>16}: accuracy {accuracy}, AUROC {auroc}")
+    return "\n".join(lines)
