@@ -16,17 +16,13 @@ matplotlib.rcParams["text.parse_math"] = False
 GREY = "#888888"  # the colour of what has none of its own
 
 
-def data_line(data: dict[str, Any]) -> str:
-    """The foot of every figure: phantom or real, source, protocol."""
-    source = "" if data["kind"] == "phantom" else f" ({Path(data['source']).name})"
-    return f"{data['kind']} data{source}, {data['protocol']} protocol"
-
-
 def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
-    """An empty figure of that many inches with its title, and the data at its foot."""
+    """An empty figure of that many inches; at its foot the data: phantom or real, protocol."""
+    source = "" if data["kind"] == "phantom" else f" ({Path(data['source']).name})"
+    foot = f"{data['kind']} data{source}, {data['protocol']} protocol"
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    figure.supxlabel(data_line(data), fontsize=8, color="#777777")
+    figure.supxlabel(foot, fontsize=8, color="#777777")
     return figure
 
 
@@ -73,23 +69,18 @@ def image_rows(
         name: [(image, text if name == first else "") for image, text in zip(images, titles)]
         for name, images in rows.items()
     }
-    return titled_images(named, data, title, 1.1, 1.25)
+    return titled_images(named, data, title)
 
 
 def titled_images(
-    rows: dict[str, list[tuple[torch.Tensor, str]]], data: dict[str, Any], title: str,
-    width: float = 0, height: float = 0,
-) -> Figure:  # fmt: skip
-    """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own.
-
-    ``width`` and ``height`` of an image in inches follow from the titles if they are not given.
-    """
+    rows: dict[str, list[tuple[torch.Tensor, str]]], data: dict[str, Any], title: str
+) -> Figure:
+    """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own."""
     columns = max([1, *(len(row) for row in rows.values())])
     lines = max([1, *(text.count("\n") + 1 for row in rows.values() for _, text in row)])
-    if not width:
-        width, height = (1.25, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)
-        title += "\n"
-    figure = start_figure(width * columns + 1.6, height * len(rows) + 0.8, data, title)
+    width, height = (1.2, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)  # inches
+    size = (width * columns + 1.6, height * len(rows) + 0.8)
+    figure = start_figure(*size, data, f"{title}\n")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, row) in zip(grid, rows.items()):
         for axes in line:

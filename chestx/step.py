@@ -168,14 +168,6 @@ def settings(config: Any) -> dict[str, Any]:
     }
 
 
-def load_result(folder: Path, made_by: str) -> Result:
-    """Read the result of an earlier step; if missing, say which script makes it."""
-    path = Path(folder) / "result.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run `python examples/{made_by}` first")
-    return files.read_json(path)
-
-
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -6,7 +6,6 @@ its batches in turn; the main one writes.
 """
 
 import functools
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -39,6 +38,7 @@ class SyntheticSet:
         self, folder: Path, label: int = NORMAL, class_names: tuple[str, ...] = CLASS_NAMES
     ):
         self.folder, self.label, self.class_names = Path(folder), label, class_names
+        self.class_name = class_names[label]
         self.manifest = self.folder / "train" / "metadata.jsonl"
 
     @classmethod
@@ -47,10 +47,6 @@ class SyntheticSet:
         smaller, _ = missing_images(data["train"]["label"])
         suffix = "" if label == smaller else f"_{data.class_names[label]}"
         return cls(Path(root) / "synthetic" / f"{name}{suffix}", label, data.class_names)
-
-    @property
-    def class_name(self) -> str:
-        return self.class_names[self.label]
 
     def path(self, record: dict[str, Any]) -> Path:
         """Where a record's image lies."""
@@ -71,12 +67,13 @@ class SyntheticSet:
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
         """Those of the manifest up to the first whose file is missing or altered."""
-
-        def sound(record: dict[str, Any]) -> bool:
+        sound = []
+        for record in self.listed():
             path = self.path(record)
-            return path.exists() and files.file_hash(path) == record["sha256"]
-
-        return list(itertools.takewhile(sound, self.listed()))
+            if not path.exists() or files.file_hash(path) != record["sha256"]:
+                break
+            sound.append(record)
+        return sound
 
     def differences(self, generator: Generator, seed: int) -> list[str]:
         """In what the set, if there is one, was made otherwise than these settings say."""
@@ -123,42 +120,33 @@ class SyntheticSet:
         state = processes()
         state.wait_for_everyone()  # nobody still reads what the main process changes now
         if state.is_main_process:
-            self._start(kept, afresh=bool(differ))
+            if differ:
+                shutil.rmtree(self.folder)
+            (self.folder / "train" / self.class_name).mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(record) + "\n" for record in kept)
+            files.write_bytes(self.manifest, lines.encode())
         self._append(generator, range(len(kept), num_images), seed, batch_size)
         state.wait_for_everyone()
         self.records = self.listed()  # kept ones were hashed just now, new ones when written
         return max(0, num_images - len(kept))
-
-    def _start(self, kept: list[dict[str, Any]], *, afresh: bool) -> None:
-        """Bring the folder to where the next image can be added: no more lines than ``kept``."""
-        if afresh:
-            shutil.rmtree(self.folder)
-        (self.folder / "train" / self.class_name).mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        files.write_bytes(self.manifest, lines.encode())
 
     def _append(self, generator: Generator, missing: range, seed: int, batch_size: int) -> None:
         """Make and write the images of these indices, a batch for each process at a time."""
         versions = ", ".join(f"{name} {value}" for name, value in files.versions().items())
         common, state = self._common(generator, seed) | {"versions": versions}, processes()
         batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+        turns = range(0, len(batches), state.num_processes)
         off = not state.is_main_process or None  # None: a bar on terminals only
-        bar = tqdm(total=missing.stop, initial=missing.start, desc=generator.name, disable=off)
-        for first in range(0, len(batches), state.num_processes):
+        for first in tqdm(turns, generator.name, disable=off):
             turn = batches[first : first + state.num_processes]
-            made = [
-                generator.sample(
-                    torch.full((len(indices),), self.label),
-                    [generator_for(seed, SYNTHESIS, index) for index in indices],
-                )
-                for indices in turn[state.process_index : state.process_index + 1]
-            ]
-            made = gather_object([images.to_uint8(batch).cpu() for batch in made])
-            for indices, batch in zip(turn, made):
+            made = []
+            for indices in turn[state.process_index : state.process_index + 1]:  # one, or none left
+                streams = [generator_for(seed, SYNTHESIS, index) for index in indices]
+                batch = generator.sample(torch.full((len(indices),), self.label), streams)
+                made.append(images.to_uint8(batch).cpu())
+            for indices, batch in zip(turn, gather_object(made)):
                 if state.is_main_process:
                     self._write_batch(indices, batch, common)
-                bar.update(len(indices))
-        bar.close()
 
     def _write_batch(self, indices: range, batch: torch.Tensor, common: dict[str, Any]) -> None:
         with self.manifest.open("a", encoding="utf-8") as manifest:

@@ -3,7 +3,7 @@
     python examples/01_explore_data.py
     python examples/01_explore_data.py --data FOLDER --preset laptop
 
-Counts images and patients per split and class and draws the deck's proportion figure. Expect a
+Counts images per split and class and draws the deck's proportion figure. Expect a
 few seconds. On the real images: 3,875 PNEUMONIA against 1,341 NORMAL in the train folder, so
 2,534 NORMAL images are missing for a balance.
 """
@@ -14,7 +14,7 @@ from chestx.config import CommonConfig
 from chestx.radiographs.sources import FOLDERS
 from chestx.radiographs.splits import Radiographs, load, missing_images
 from chestx.report import figures
-from chestx.step import Picture, Result, Step, run
+from chestx.step import Result, Step, run
 
 
 @dataclasses.dataclass
@@ -29,27 +29,19 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     whose = "The official folders" if has_official else "Our own splits"
 
     # 2. Count: how far from balanced is the training split?
-    patients = figures.patients(data)
     for split, counts in out.about["counts"].items():
-        print(f"{split:>12}: {counts}, patients {patients[split]}")
+        print(f"{split:>12}: {counts}")
     smaller, missing = missing_images(data["train"]["label"])
     print(f"{missing} {data.class_names[smaller]} images are missing for a balance")
 
     # 3. Look: the first images of each class, and what the classes have in common.
-    return out.save(
-        {
-            "01_class_proportions": Picture(
-                figures.class_proportions(official.describe()), f"{whose}."
-            ),
-            "01_samples": Picture(
-                figures.first_images(official, config.image_size, whose),
-                f"The first images of each class at {config.image_size} px.",
-            ),
-            "01_class_means": figures.class_means(official, config.image_size),
-            **figures.splits(data, official),
-        },
-        missing=missing,
-    )
+    exhibits = {
+        "01_class_proportions": figures.class_proportions(official.describe(), f"{whose}."),
+        "01_samples": figures.first_images(official, config.image_size, whose),
+        "01_class_means": figures.class_means(official, config.image_size),
+        **figures.splits(data, official),
+    }
+    return out.save(exhibits, missing=missing)
 
 
 if __name__ == "__main__":

@@ -11,33 +11,24 @@ import dataclasses
 
 import torch
 
-from chestx.config import CommonConfig, option
+from chestx.config import CommonConfig
 from chestx.generators.cvae import ConditionalVAE, cvae_loss
 from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diagrams, training
-from chestx.step import Picture, Result, Step, run
-from chestx.training import TrainingConfig, train
+from chestx.step import Result, Step, run
+from chestx.training import VAEConfig, train
 
 LOSS = (
-    "Reconstruction + KL, summed over pixels and latents. ln p is a density of continuous greys "
-    "and may exceed 0, so the loss may fall below 0. The first tenth may lie above the frame."
+    "Negative ELBO in nats per image: reconstruction + KL, summed over pixels and latents. ln p is "
+    "a density of continuous greys and may exceed 0, so the loss may fall below 0."
 )
 
 
 @dataclasses.dataclass
-class Config(CommonConfig, TrainingConfig):
+class Config(CommonConfig, VAEConfig):
     folder = "cvae"
-    latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
-    channels: tuple[int, ...] = option(
-        (16, 32, 64), "widths; each halves the side",
-        laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256),
-    )  # fmt: skip
-    num_epochs: int = option(80, "passes over the train images of both classes")
-    lr_scheduler: str = option("cosine", "the learning rate's course")
-    lr_warmup_steps: int = option(100, "steps to the peak of the learning rate")
-    sample_epochs: tuple[int, ...] = option((1, 30, 78), "epochs to sample after, as on the slide")
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
@@ -54,22 +45,26 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 3. Train, and look at the same eight z after epochs 1, 30 and 78, as the slides do.
     history = train(
-        model, cvae_loss, train_data, config, out.folder, validation_data=held_out,
+        model,
+        cvae_loss,
+        train_data,
+        config,
+        out.folder,
+        validation_data=held_out,
         on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
-        resume=config.resume, identity=out.identity, description="cvae",
-    )  # fmt: skip
+        resume=config.resume,
+        identity=out.identity,
+        description="cvae",
+    )
     save_generator(out.folder, model, data["train"])
     last = history[-1]["validation"]
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
 
     # 4. What the slides show: samples while training, the loss, the label's say, the network.
-    blocks = diagrams.cvae_diagram(model, out.about, "Conditional VAE")
     exhibits = {
-        "02_cvae_epochs": training.samples(out, "cvae", config.sample_epochs),
-        "02_cvae_loss": training.loss(out, "cvae", history, "Negative ELBO, nats per image", LOSS),
         "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
-        "02_cvae_architecture": Picture(blocks, "Output shapes; parameters per block."),
-        **training.summary(out, "cvae", model, history, len(train_data)),
+        "02_cvae_architecture": diagrams.cvae_diagram(model, out.about, "Conditional VAE"),
+        **training.exhibits(out, "cvae", model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 

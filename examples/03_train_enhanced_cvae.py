@@ -18,8 +18,8 @@ from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diagrams, training
-from chestx.step import Picture, Result, Step, run
-from chestx.training import TrainingConfig, train
+from chestx.step import Result, Step, run
+from chestx.training import VAEConfig, train
 
 LOSS = (
     "Reconstruction and KL are nats per image; the SSIM term is a penalty without unit, so the sum "
@@ -28,22 +28,13 @@ LOSS = (
 
 
 @dataclasses.dataclass
-class Config(CommonConfig, TrainingConfig):
+class Config(CommonConfig, VAEConfig):
     folder = "enhanced_cvae"
-    latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
-    channels: tuple[int, ...] = option(
-        (16, 32, 64), "widths; each halves the side",
-        laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256),
-    )  # fmt: skip
     beta: float = option(1.0, "weight of the KL term; our choice, the deck leaves it open")
     ssim_weight: float = option(0.25, "lambda per pixel; our choice, the deck leaves it open")
     patience: int = option(3, "epochs without a better validation loss before stopping")
-    num_epochs: int = option(80, "passes over the train images at most")
     learning_rate: float = option(5e-4, "its peak")
-    lr_scheduler: str = option("cosine", "the learning rate's course")
-    lr_warmup_steps: int = option(100, "steps to the peak of the learning rate")
     ema_decay: float = option(0.99, "average of the weights: stopping needs a curve without noise")
-    sample_epochs: tuple[int, ...] = option((1, 30, 78), "epochs to sample after, as on the slide")
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
@@ -61,27 +52,30 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 3. Train until the validation loss stops falling; the best epoch is kept.
     history = train(
-        model, loss_fn, train_data, config, out.folder, validation_data=held_out,
+        model,
+        loss_fn,
+        train_data,
+        config,
+        out.folder,
+        validation_data=held_out,
         on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
-        resume=config.resume, identity=out.identity, description=name,
-    )  # fmt: skip
+        resume=config.resume,
+        identity=out.identity,
+        description=name,
+    )
     save_generator(out.folder, model, data["train"])
     kept = training.kept_epoch(out, history)
     training.save_samples(out, model.sample, smaller, kept["epoch"])
     print(f"{name}: kept epoch {kept['epoch']} of {len(history)}, validation {kept['validation']}")
 
     # 4. What the slides show: samples, the loss, what SSIM sees, the network, our choices.
-    epochs = (*config.sample_epochs, kept["epoch"])
     blocks = diagrams.cvae_diagram(model, out.about, "Enhanced conditional VAE")
-    inside = diagrams.residual_diagram(model, out.about)
     exhibits = {
-        "03_enhanced_cvae_epochs": training.samples(out, name, epochs),
-        "03_enhanced_cvae_loss": training.loss(out, name, history, "The total loss", LOSS),
         "03_ssim": training.ssim(out, data["train"], smaller),
-        "03_enhanced_cvae_architecture": Picture(blocks, "Output shapes; parameters per block."),
-        "03_residual_block": Picture(inside, "The first residual block of the decoder."),
+        "03_enhanced_cvae_architecture": blocks,
+        "03_residual_block": diagrams.residual_diagram(model, out.about),
         "settings": training.settings(config),
-        **training.summary(out, name, model, history, len(train_data)),
+        **training.exhibits(out, name, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 

@@ -16,17 +16,17 @@ import torch
 from chestx.config import CommonConfig, option
 from chestx.generators import ddpm
 from chestx.generators.pipeline import RadiographPipeline
-from chestx.generators.registry import DDPMS, GENERATORS
+from chestx.generators.registry import DDPMS, scheduler_of
 from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diffusion
 from chestx.step import Result, Step, run
-from chestx.training import TrainingConfig, train
+from chestx.training import GeneratorConfig, train
 
 
 @dataclasses.dataclass
-class Config(CommonConfig, TrainingConfig):
+class Config(CommonConfig, GeneratorConfig):
     folder = property(lambda self: self.generator)
     generator: Literal[DDPMS] = option("ddpm", "the deck's schedule, or a mended one")
     schedule: Literal["", *ddpm.SCHEDULES] = option("", "noise schedule of ddpm_custom")
@@ -40,8 +40,6 @@ class Config(CommonConfig, TrainingConfig):
     num_epochs: int = option(40, "passes over the train images of the smaller class", slides=150)
     batch_size: int = option(16, "images per optimizer step, over all processes", slides=32)
     learning_rate: float = option(1e-3, "its peak", slides=5e-4)
-    lr_scheduler: str = option("cosine", "the learning rate's course")
-    lr_warmup_steps: int = option(100, "steps to the peak of the learning rate")
     weight_decay: float = option(0.01, "AdamW's")
     ema_decay: float = option(0.995, "moving average of the weights", slides=0.999)
     sample_epochs: tuple[int, ...] = option((1, 20, 40), "to sample after", slides=(1, 75, 150))
@@ -55,34 +53,36 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     if not config.class_conditional:
         train_data, held_out = train_data.of_class(smaller), held_out.of_class(smaller)
 
-    # 2. The noise schedule, the network, and the loss: how well is the noise guessed?
-    kind, name = GENERATORS[config.generator], config.generator
-    if name != "ddpm_custom" and (config.schedule or config.prediction_type):
-        raise ValueError("--schedule and --prediction-type belong to --generator ddpm_custom")
-    if config.label_dropout and not config.class_conditional:
-        raise ValueError("--label-dropout needs labels to drop: give --class-conditional too")
-    schedule = config.schedule or kind.schedule
-    scheduler = ddpm.build_scheduler(schedule, config.prediction_type or kind.prediction_type)
+    # 2. The noise schedule, and the network.
+    scheduler = scheduler_of(config.generator, config.schedule, config.prediction_type)
     torch.manual_seed(config.seed)
-    num_classes = len(data.class_names) if config.class_conditional else None
     unet = ddpm.build_unet(
-        config.image_size, config.block_out_channels, config.layers_per_block,
-        num_classes, with_null_label=config.label_dropout > 0,
-    )  # fmt: skip
-    loss_fn = ddpm.DenoisingLoss(scheduler, config.label_dropout)
+        config.image_size,
+        config.block_out_channels,
+        config.layers_per_block,
+        num_classes=len(data.class_names) if config.class_conditional else None,
+        with_null_label=config.label_dropout > 0,
+    )
 
-    # 3. Train, and look at eight samples from the same noise now and then.
+    # 3. Train it to guess the noise, and look at eight samples now and then.
     history = train(
-        unet, loss_fn, train_data, config, out.folder, validation_data=held_out,
+        unet,
+        ddpm.DenoisingLoss(scheduler, config.label_dropout),
+        train_data,
+        config,
+        out.folder,
+        validation_data=held_out,
         on_sample=lambda unet, epoch: diffusion.save_samples(out, unet, scheduler, smaller, epoch),
-        resume=config.resume, identity=out.identity, description=name,
-    )  # fmt: skip
+        resume=config.resume,
+        identity=out.identity,
+        description=config.generator,
+    )
     pipeline = RadiographPipeline(unet, scheduler, data.class_names)
     save_generator(out.folder, pipeline, data["train"])
-    print(f"{name}: {diffusion.outcome(history, scheduler)}")
+    print(f"{config.generator}: {diffusion.outcome(history, scheduler)}")
 
     # 4. What the slides show: schedule, way into noise and back, samples, loss, network, numbers.
-    exhibits = diffusion.exhibits(out, name, pipeline, train_data, history)
+    exhibits = diffusion.exhibits(out, pipeline, train_data, history)
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 
 

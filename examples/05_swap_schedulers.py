@@ -4,7 +4,7 @@
     python examples/05_swap_schedulers.py --generator ddpm
 
 First the Gaussian twin of the training images, whose exact denoiser needs no network: every
-sampler, what `check_schedule` says about it and what it keeps of the twin. The closest ones then
+sampler, what it keeps of the twin's spread and what `check_schedule` finds. The closest ones then
 sample the trained DDPM: KID with its interval, beside real against real, and seconds per image. The
 choice is made on the validation split. Expect a minute with `--preset quick` and ten minutes
 with `--preset laptop`; on the real images 10 steps of `sde-dpmsolver++`.
@@ -78,7 +78,6 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
             f"05_{name}_gallery": samplers.gallery(trials, real.own["reference"], out.about),
             "choice": samplers.choice_text(best, own, judge),
             "samplers": samplers.trials_table(trials),
-            "twin_survey": twin.survey_table(survey),
         },
         survey=survey,
         rows=[trial.row() for trial in trials],

@@ -13,7 +13,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from chestx.classifier.arms import extended_sets
 from chestx.config import CommonConfig, option
 from chestx.generators.registry import ARM_GENERATORS
 from chestx.generators.schedulers import SAMPLERS
@@ -22,6 +21,7 @@ from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import figures
 from chestx.step import Result, Step, run
+from chestx.study.arms import extended_sets
 from chestx.study.twin import twin_generator
 from chestx.synthesis import SyntheticSet
 

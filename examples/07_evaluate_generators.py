@@ -22,6 +22,7 @@ from chestx.generators.registry import ARM_GENERATORS, GENERATORS
 from chestx.generators.trained import checked_weights
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.tensors import to_tensors
 from chestx.step import Result, Step, run
 from chestx.study import evaluation, latent
 from chestx.study.features import RealImages, classifier_features, random_vgg16
@@ -70,20 +71,15 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     extractors = {"random_vgg16": random_vgg16(), "classifier": classifier_features(classifier)}
 
     # 3. Distances, coverage, what a linear classifier sees, copies; the latent space of the VAEs.
-    found = evaluation.evaluate(real, made, extractors, config.neighbours)
-    vaes = {}
+    found, exhibits = evaluation.evaluate(real, made, extractors, config.neighbours, out.about)
+    vaes, validation = {}, to_tensors(data["validation"], config.image_size)
     for name in made:
         if vae := GENERATORS[name].model:
             model = vae.from_pretrained(out.root / name / "model")
-            vaes[name] = latent.latent_health(model, real.tensors["validation"])
-    return out.save(
-        found.exhibits(out.about) | ({"latent": latent.latent_table(vaes)} if vaes else {}),
-        num_images=count,
-        pictures=found.pictures,
-        spaces=found.spaces,
-        memorisation=found.memorisation,
-        vaes=vaes,
-    )
+            vaes[name] = latent.latent_health(model, validation)
+    if vaes:
+        exhibits["latent"] = latent.latent_table(vaes)
+    return out.save(exhibits, num_images=count, vaes=vaes, **found)
 
 
 if __name__ == "__main__":

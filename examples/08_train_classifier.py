@@ -17,7 +17,7 @@ from chestx.classifier.experiment import Experiment
 from chestx.config import CommonConfig, option
 from chestx.radiographs.splits import Radiographs
 from chestx.report import diagrams, training
-from chestx.step import Picture, Result, Step, run
+from chestx.step import Result, Step, run
 
 
 @dataclasses.dataclass
@@ -53,9 +53,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 4. The network, drawn from the live module.
     model = ChestCNN()
-    blocks = diagrams.cnn_diagram(model, out.about)
     exhibits = {
-        "08_cnn": Picture(blocks, "Output shapes without the batch; parameters of every layer."),
+        "08_cnn": diagrams.cnn_diagram(model, out.about),
         "one_run": training.one_run(model, arm.title, unit),
     }
     return out.save(exhibits, seconds=unit["seconds"], test=test, num_added=unit["num_added"])

@@ -13,13 +13,13 @@ import dataclasses
 from pathlib import Path
 
 from chestx import files
-from chestx.classifier.arms import GROUPS, arms_of
 from chestx.classifier.experiment import Experiment
 from chestx.config import CommonConfig, option
 from chestx.radiographs.splits import Radiographs
 from chestx.report.diagrams import complete_flow
-from chestx.step import Picture, Result, Step, run
+from chestx.step import Result, Step, run
 from chestx.study import audit, comparison, comparison_exhibits, readings, verdict
+from chestx.study.arms import GROUPS, arms_of
 
 PLAN = files.read_json(Path(__file__).with_name("protocol.json"))
 
@@ -81,7 +81,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     shown = comparison_exhibits.exhibits(found, out, units, experiment.real("test"), suffix)
     if not config.group:
         flow = complete_flow(out.about, len(generators), experiment.missing, len(arms), count)
-        shown[f"flow_{config.protocol}"] = Picture(flow, "Counts of this run.")
+        shown[f"flow_{config.protocol}"] = flow
     print(verdict.printed(found["arms"]), shown.get("verdict", ""), sep="\n")
     return out.save(shown, sum(unit["seconds"] for unit in units), **found)
 

@@ -22,8 +22,8 @@ from chestx.generators.trained import checked_weights, load_generator
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
-from chestx.report.figures import brightness
-from chestx.step import Picture, Result, Step, run
+from chestx.report.diffusion import noise_schedules
+from chestx.step import Result, Step, run
 from chestx.study import lessons
 from chestx.study.samplers import timed_images
 
@@ -33,7 +33,7 @@ class Config(CommonConfig):
     folder = "terminal_snr"
     sampler: Literal[tuple(SAMPLERS)] = option("sde-dpmsolver++", "for the trained DDPMs")
     num_inference_steps: int = option(20, "for the trained DDPMs")
-    num_images: int = option(64, "images per distribution", laptop=128, slides=256)
+    num_images: int = option(64, "images of each trained DDPM", laptop=128, slides=256)
 
     def inputs(self, data: Radiographs) -> dict[str, Any]:
         root = Path(self.output_dir)
@@ -49,32 +49,25 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     schedulers = {k.schedule: build_scheduler(k.schedule, k.prediction_type) for k in kinds}
 
     # 2. Their Gaussian twin, and what each schedule makes of it with an exact denoiser.
-    images, greys = lessons.twin_brightness(real, schedulers, config.num_images, config.seed)
+    greys = lessons.twin_brightness(real, schedulers)
 
     # 3. The trained networks, as far as there are any.
     for name in lessons.TERMINAL:
         if name not in out.inputs:
             print(f"without {name}: `python examples/{GENERATORS[name].script}` trains it")
             continue
-        sample = load_generator(
+        generator = load_generator(
             name, out.root / name, config.sampler, config.num_inference_steps
-        ).sample
-        images[name], _ = timed_images(sample, config.num_images, seed=config.seed, label=label)
-        grey = images[name].mean((1, 2, 3))
-        greys[name] = {"mean": float(grey.mean()), "sd": float(grey.std(correction=0))}
+        )
+        images, _ = timed_images(generator.sample, config.num_images, seed=config.seed, label=label)
+        greys[name] = lessons.brightness(images)
     for name, grey in greys.items():
         print(f"{name:>18}: brightness {grey['mean']:+.3f}, its spread {grey['sd']:.3f}")
 
-    # 4. Figures, and the slips of the deck, of which this is one.
-    curves = {name: scheduler.alphas_cumprod for name, scheduler in schedulers.items()}
-    samples = {name: each.mean((1, 2, 3)).numpy() for name, each in images.items()}
-    violins = "Twin rows: the exact denoiser of Gaussian data with the mean and covariance of "
-    violins += "the training images, by all steps of each schedule."
+    # 4. The schedules, what they cost, and the slips of the deck, of which this is one.
     return out.save(
         {
-            "10_snr": lessons.snr_curves(curves, out.about),
-            "10_x_T": lessons.last_steps(schedulers, real, out.about),
-            "10_brightness": Picture(brightness(samples, out.about), violins),
+            "10_snr": noise_schedules(schedulers, out.about),
             "brightness": lessons.brightness_table(greys),
             "slips": lessons.deck_slips(),
         },

@@ -20,31 +20,24 @@ from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAE
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.step import Picture, Result, Step, run
-from chestx.study.latent import active_units, beta_table
-from chestx.training import TrainingConfig, train
+from chestx.study.latent import latent_health, latent_table
+from chestx.training import VAEConfig, train
 
 
 @dataclasses.dataclass
-class Config(CommonConfig, TrainingConfig):
+class Config(CommonConfig, VAEConfig):
     folder = "posterior_collapse"
     betas: tuple[float, ...] = option((0.1, 1.0, 10.0, 1000.0), "weights of the KL term")
     ssim_weight: float = option(0.25, "lambda per pixel, as in 03")
-    latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
-    channels: tuple[int, ...] = option(
-        (16, 32, 64), "widths; each halves the side",
-        laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256),
-    )  # fmt: skip
     num_epochs: int = option(10, "passes over the train images per beta", laptop=4, slides=10)
-    lr_scheduler: str = option("cosine", "the learning rate's course")
-    lr_warmup_steps: int = option(50, "steps to the peak of the learning rate")
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 1. Both classes of the train split; validation images to look at.
     train_data = to_tensors(data["train"], config.image_size)
     held_out = to_tensors(data["validation"], config.image_size)
-    everything = held_out[list(range(len(held_out)))]
-    rows, sweep, seconds = {"validation": everything["images"][:8]}, [], 0.0
+    shown = held_out[list(range(min(8, len(held_out))))]
+    rows, sweep, seconds = {"validation": shown["images"]}, {}, 0.0
     smaller, _ = missing_images(data["train"]["label"])
 
     # 2. The same initial weights and the same batches, one training per beta.
@@ -54,25 +47,30 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
             config.image_size, config.latent_dim, len(data.class_names), config.channels
         )
         history = train(
-            model, EnhancedCVAELoss(beta, config.ssim_weight), train_data, config,
-            out.folder / f"beta_{beta:g}", validation_data=held_out, resume=config.resume,
-            identity=files.fingerprint(out.identity, beta), description=f"beta {beta:g}",
-        )  # fmt: skip
+            model,
+            EnhancedCVAELoss(beta, config.ssim_weight),
+            train_data,
+            config,
+            out.folder / f"beta_{beta:g}",
+            validation_data=held_out,
+            resume=config.resume,
+            identity=files.fingerprint(out.identity, beta),
+            description=f"beta {beta:g}",
+        )
         seconds += history[-1]["seconds"]
 
         # 3. What is left in z, and what becomes of the images.
-        labels = everything["class_labels"].to(model.device)
+        found = sweep[f"beta {beta:g}"] = latent_health(model, held_out)
+        print(f"beta {beta:g}: KL {found['kl']:.1f} nats, SSIM {found['ssim']:.3f}")
+        labels = shown["class_labels"].to(model.device)
         with torch.no_grad():
-            mu, _ = model.encode(everything["images"].to(model.device), labels)
-            rows[f"beta {beta:g}\nreconstruction"] = model.decode(mu[:8], labels[:8])
+            mu, _ = model.encode(shown["images"].to(model.device), labels)
+            rows[f"beta {beta:g}\nreconstruction"] = model.decode(mu, labels)
         generators = [generator_for(config.seed, 0, index) for index in range(8)]
         rows[f"beta {beta:g}\nsample"] = model.sample(torch.full((8,), smaller), generators)
-        latents = {"latent_dim": config.latent_dim, "active_units": active_units(mu)}
-        sweep.append({"beta": beta, **history[-1]["validation"], **latents})
-        print("beta {beta:g}: KL {kl:.1f} nats, SSIM {ssim:.3f}".format(**sweep[-1]))
     figure = image_rows(rows, out.about, "Enhanced CVAE, short trainings: beta")
     caption = "Reconstructions of the same eight validation images and samples from the same z."
-    exhibits = {"11_beta": Picture(figure, caption), "beta": beta_table(sweep)}
+    exhibits = {"11_beta": Picture(figure, caption), "beta": latent_table(sweep)}
     result = out.save(exhibits, seconds=seconds, sweep=sweep)
     for beta in config.betas:  # only now nothing of them is needed any more
         shutil.rmtree(out.folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)

@@ -65,7 +65,7 @@ def search(config: Config, experiment: Experiment, out: Step) -> Result:
     print(f"{out.about['kind']} data, {tuning.CRITERION}:", tuning.printed(rows), sep="\n")
     recipes.write_recipe(out.folder / "recipe.json", rows, tuning.CRITERION, experiment)
     print(f"{rows[0]['name']} wins; copy {out.folder}/recipe.json to examples/, commit, --final")
-    return out.save(tuning.search_exhibits(rows, out.about), seconds, ranking=rows)
+    return out.save(tuning.search_exhibits(rows), seconds, ranking=rows)
 
 
 def final(config: Config, experiment: Experiment, out: Step) -> Result:

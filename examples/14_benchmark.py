@@ -72,7 +72,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 3. Sample, every process as many.
     for sampler, steps in SAMPLERS.items():
-        sample, _ = pipeline_sampler(RadiographPipeline(unet, scheduler), sampler, steps)
+        sample = pipeline_sampler(RadiographPipeline(unet, scheduler), sampler, steps)
         _, seconds = timed_images(sample, max(1, count // 24), config.batch_size)
         speeds[f"sample {sampler}, {steps} steps"] = processes().num_processes / seconds
 

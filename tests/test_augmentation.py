@@ -1,11 +1,14 @@
 """What an arm is: its images, its loss, its training; random framing; hidden patients."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from chestx import files
-from chestx.classifier.arms import ARMS, GROUPS, Arm, arms_of
+from chestx.classifier import arms as classifier_arms
+from chestx.classifier.arms import Arm
 from chestx.classifier.cnn import ChestCNN, ClassifierLoss
 from chestx.classifier.experiment import Experiment
 from chestx.classifier.framing import Framing
@@ -13,6 +16,7 @@ from chestx.config import CommonConfig
 from chestx.generators.trained import check_no_leak
 from chestx.radiographs.splits import load_radiographs
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.study.arms import ARMS, GROUPS, arms_of
 from chestx.study.twin import twin_generator
 
 
@@ -149,8 +153,11 @@ def test_arms_that_add_nothing_add_nothing(own):
 
 
 def test_unknown_arms_and_groups_are_named(own):
-    with pytest.raises(ValueError, match="arm='magic' is unknown; choose from"):
-        arms_of(("main", "magic"), None)
+    length = SimpleNamespace(protocol="fair", num_steps=1, num_epochs=1, num_epochs_ddpm=1)
+    for known in (arms_of, classifier_arms.arms_of):
+        with pytest.raises(ValueError, match="arm='magic' is unknown; choose from"):
+            known(("original", "magic"), length)
+    assert list(arms_of(("duplicates", "main"), length))[:2] == ["duplicates", "original"]
     with pytest.raises(ValueError, match=r"'half \+ duplicates' has no image to add: add --hide"):
         own.added(ARMS["back_duplicates"])
     assert all(arm in ARMS for group in GROUPS.values() for arm in group)
@@ -160,19 +167,6 @@ def test_unknown_arms_and_groups_are_named(own):
 def test_what_is_for_the_eye_decides_nothing():
     assert Arm("one", "#111111").settings() == Arm("other", "#222222").settings()
     assert Arm().settings() != Arm(framing=1.0).settings()
-
-
-def test_pretraining_halves_the_steps_and_ends_on_real_images(own):
-    real, synthetic = own.real("train"), tensors(15, 0, seed=1)
-    arm = Arm(pretrain=True, num_steps=7)
-    (first, a), (second, b) = own.stages(arm, synthetic).values()
-    assert a + b == 7
-    assert second.images.equal(real.images)
-    positive = int((real.labels == 1).sum())
-    assert torch.bincount(first.labels).tolist() == [15, positive]  # none real of the smaller class
-    assert first.of_class(0).images.equal(synthetic.images)
-    with pytest.raises(ValueError, match="protocol fair"):
-        own.stages(Arm(pretrain=True, num_steps=0), synthetic)
 
 
 def test_a_finished_unit_is_trained_again_for_another_arm_alone(phantoms, tmp_path):

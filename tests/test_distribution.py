@@ -12,7 +12,7 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for
 from chestx.study import features, samplers
 from chestx.study.distances import fid, fid_interval, kid_difference, kid_floor, kid_interval
-from chestx.study.samplers import Trial, pareto_front, recommend
+from chestx.study.samplers import Trial, recommend
 
 
 def kid(x, y):
@@ -118,19 +118,6 @@ def test_too_few_patients_have_no_interval():
     assert fid_interval(x, y, ["one"] * 12)["high"] is None
 
 
-def test_size_of_features_is_what_the_sphere_takes_away():
-    """Unchanged by the extractor's scale; 1 on average for the images that set the scale."""
-    x = torch.randn(40, 1, 8, 8, generator=generator_for(0))
-    space = features.FeatureSpace(lambda images: 7 * images.flatten(1) + 3, x)
-    placed, size = space.measure(x)
-    assert torch.equal(placed, space.real) and torch.allclose(size, space.real_size)
-    assert size.mean().item() == pytest.approx(1)
-    middle = x.mean(0, keepdim=True)
-    halved, half = space.measure(middle + (x - middle) / 2)
-    assert torch.allclose(half, size / 2, atol=1e-5)
-    assert torch.allclose(halved, placed, atol=1e-4)
-
-
 def test_difference_shares_the_reference():
     a, b, y = normal(60, 1, 0.3), normal(60, 2, 0.9), normal(50, 3)
     found, turned = kid_difference(a, b, y), kid_difference(b, a, y)
@@ -160,7 +147,7 @@ def test_floor_keeps_patients_apart():
 
 @pytest.mark.parametrize(("x", "y"), [(2, 9), (9, 2)])
 def test_too_few_rows_or_other_dimensions(x, y):
-    with pytest.raises(ValueError, match="at least three rows"):
+    with pytest.raises(ValueError, match="at least 3 rows"):
         kid(normal(x, 1), normal(y, 2))
     with pytest.raises(ValueError, match="same dimension"):
         kid(normal(5, 1), normal(5, 2, d=7))
@@ -188,8 +175,8 @@ def test_random_vgg16_is_the_same_every_time_and_sees_blur():
 
 
 def test_one_odd_image_does_not_decide():
-    x, y = (smooth_images(30, seed) + 0.2 * torch.randn(30, 1, 32, 32,
-            generator=generator_for(seed + 9)) for seed in (0, 1))  # fmt: skip
+    grain = [0.2 * torch.randn(30, 1, 32, 32, generator=generator_for(s)) for s in (9, 10)]
+    x, y = (smooth_images(30, seed) + grain[seed] for seed in (0, 1))
     space = features.FeatureSpace(features.random_vgg16(), x)
     odd = y.clone()
     odd[0] = torch.randn(1, 32, 32, generator=generator_for(5)).sign()
@@ -246,8 +233,8 @@ def trial(features, seconds, evaluations, **kids):
     return Trial("ddim", evaluations, evaluations, seconds, kid, features, features)
 
 
-def test_front_and_recommendation():
-    """The cheapest that validation cannot tell from the best; the front is beaten by none."""
+def test_recommendation():
+    """The cheapest that validation cannot tell from the best."""
     validation = normal(60, 9)
     found = [normal(60, 1, 1.0), normal(60, 2), normal(60, 3), normal(60, 4)]
     trials = [
@@ -259,4 +246,3 @@ def test_front_and_recommendation():
     equal = [dataclasses.replace(each, evaluations=10) for each in trials[1:]]  # equally dear
     best = min(equal, key=lambda each: each.kid["validation"]["kid"])  # the least KID
     assert recommend(equal, validation) is best
-    assert pareto_front(trials) == [trials[0], trials[1], trials[3]]

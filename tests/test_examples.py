@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import datasets
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from matplotlib.figure import Figure
 from PIL import Image
 
-from chestx.classifier.arms import GROUPS
 from chestx.config import CommonConfig, defaults
 from chestx.files import read_json, read_lines
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
@@ -27,16 +28,29 @@ from chestx.radiographs.tensors import RadiographTensors, to_tensors
 from chestx.report import figures
 from chestx.report.page import build_report, deck
 from chestx.step import execute
+from chestx.study.arms import GROUPS
 from chestx.study.samplers import Trial, quality_against_time
 from chestx.synthesis import SyntheticSet
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {
-    "image_size": 16, "channels": (8, 16), "latent_dim": 4, "block_out_channels": (32, 32),
-    "num_epochs": 2, "num_epochs_ddpm": 1, "num_inference_steps": 3, "num_seeds": 2,
-    "num_seeds_deck": 2, "num_steps": 12, "ddpm_steps": 3, "mended_steps": 3, "num_images": 8,
-    "steps": (4,), "num_candidates": 2, "neighbours": 2,
-}  # fmt: skip
+    "image_size": 16,
+    "channels": (8, 16),
+    "latent_dim": 4,
+    "block_out_channels": (32, 32),
+    "num_epochs": 2,
+    "num_epochs_ddpm": 1,
+    "num_inference_steps": 3,
+    "num_seeds": 2,
+    "num_seeds_deck": 2,
+    "num_steps": 12,
+    "ddpm_steps": 3,
+    "mended_steps": 3,
+    "num_images": 8,
+    "steps": (4,),
+    "num_candidates": 2,
+    "neighbours": 2,
+}
 COMMON = {"limit": 60, "num_phantoms": 160}
 
 
@@ -59,6 +73,13 @@ def run(module, output_dir, **changes):
     return execute(module.main, config(module, output_dir, **changes))
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Every figure is one grey pixel: drawing takes half of the time where nobody looks at it."""
+    pixel = Image.new("L", (1, 1))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: pixel.save(path))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Outputs of one tiny ``run_all``: phantoms, both protocols, report."""
@@ -69,10 +90,22 @@ def whole(tmp_path_factory):
 
 
 def test_run_all_leaves_every_result_and_one_report(whole):
-    for folder in ("data", "cvae", "enhanced_cvae", "posterior_collapse", "ddpm", "ddpm_mended",
-                   "samplers/ddpm_mended", "terminal_snr", "synthesis/fair", "evaluation",
-                   "classifier",
-                   "synthesis/deck", "comparison/fair", "comparison/deck"):  # fmt: skip
+    for folder in (
+        "data",
+        "cvae",
+        "enhanced_cvae",
+        "posterior_collapse",
+        "ddpm",
+        "ddpm_mended",
+        "samplers/ddpm_mended",
+        "terminal_snr",
+        "synthesis/fair",
+        "evaluation",
+        "classifier",
+        "synthesis/deck",
+        "comparison/fair",
+        "comparison/deck",
+    ):
         result = read_json(whole / folder / "result.json")
         assert result["data"]["kind"] == "phantom"
         assert result["versions"]["torch"]
@@ -114,8 +147,11 @@ def test_every_slide_is_in_the_report_with_its_pictures(whole):
             assert own.count('class="formula"') >= len(slide["formulas"])
             folder = slide["folder"].format(protocol="fair")
             made = read_json(whole / folder / "result.json")["exhibits"]
-            shown = [made[name] for name in (n.format(protocol="fair") for n in slide["exhibits"])
-                     if name in made]  # fmt: skip
+            shown = [
+                made[name]
+                for name in (n.format(protocol="fair") for n in slide["exhibits"])
+                if name in made
+            ]
             assert shown or not slide["exhibits"]
             assert own.count("<figure>") == sum("file" in exhibit for exhibit in shown)
             assert own.count("<table>") == sum("rows" in exhibit for exhibit in shown)
@@ -150,7 +186,7 @@ def test_dollars_in_names_are_dollars_and_log_axes_have_plain_numbers(tmp_path):
     assert "0.1" in shown
     assert not any("math" in text for text in shown)
     counts = {"train": {"a$_$b": 3, "c": 9}}
-    figures.class_proportions(data | {"counts": counts}).savefig(tmp_path / "y.png")
+    figures.class_proportions(data | {"counts": counts}).figure.savefig(tmp_path / "y.png")
 
 
 def test_report_escapes_file_names(whole, tmp_path):
@@ -205,7 +241,9 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
     ("name", "normal_only"),
     [("02_train_cvae", False), ("03_train_enhanced_cvae", False), ("04_train_ddpm", True)],
 )
-def test_generators_never_see_anything_but_train(name, normal_only, tmp_path, monkeypatch):
+def test_generators_never_see_anything_but_train(
+    name, normal_only, tmp_path, monkeypatch, no_pictures
+):
     """What reaches ``train()`` are the pixels of the train split, those it is judged by are not."""
     module, seen = load(name), {}
 
@@ -243,7 +281,7 @@ def test_sets_made_for_other_data_sizes_or_weights_are_refused(whole, tmp_path):
         run(module, copy)
 
 
-def test_06_makes_a_set_again_that_was_deleted(whole, tmp_path):
+def test_06_makes_a_set_again_that_was_deleted(whole, tmp_path, no_pictures):
     copy = shutil.copytree(whole, tmp_path / "copy")
     shutil.rmtree(copy / "synthetic" / "ddpm")
     module = load("06_generate_synthetic")
@@ -254,7 +292,7 @@ def test_06_makes_a_set_again_that_was_deleted(whole, tmp_path):
         assert path.read_bytes() == (whole / path.relative_to(copy)).read_bytes()
 
 
-def test_deck_protocol_from_the_start(tmp_path):
+def test_deck_protocol_from_the_start(tmp_path, no_pictures):
     common = defaults(CommonConfig) | COMMON | {"output_dir": str(tmp_path), "resume": True}
     common |= {"protocol": "deck"}
     load("run_all").main(CommonConfig(**common), **TINY | {"num_seeds_deck": 1})
@@ -263,7 +301,7 @@ def test_deck_protocol_from_the_start(tmp_path):
     assert not (tmp_path / "comparison" / "fair").exists()
 
 
-def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path):
+def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path, no_pictures):
     copy = shutil.copytree(whole, tmp_path / "copy")
     before = read_lines(copy / "ledger.jsonl")
     made = run(load("06_generate_synthetic"), copy, extended=True)
@@ -284,7 +322,7 @@ def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path):
     assert {row["arm"] for row in new} == set(GROUPS["extended"]) - set(GROUPS["main"])
 
 
-def test_exchange_hides_patients_from_generator_and_classifier(tmp_path):
+def test_exchange_hides_patients_from_generator_and_classifier(tmp_path, no_pictures):
     half = {"hide": 0.5}
     module = load("04_train_ddpm")
     run(module, tmp_path, generator="ddpm_mended", **half)
@@ -338,13 +376,7 @@ def test_classifier_of_one_arm(whole, tmp_path, capsys):
     assert "phantom data" in capsys.readouterr().out
 
 
-def test_class_conditional_ddpm(tmp_path):
-    module = load("04_train_ddpm")
-    result = run(module, tmp_path, class_conditional=True)
-    assert "60 training images of both classes" in result["exhibits"]["training"]["text"]
-
-
-def test_guided_custom_ddpm(whole, tmp_path):
+def test_guided_custom_ddpm(whole, tmp_path, no_pictures):
     """Label dropout and another schedule, then guidance in 06."""
     module = load("04_train_ddpm")
     flags = {"class_conditional": True, "label_dropout": 0.2}
@@ -355,7 +387,8 @@ def test_guided_custom_ddpm(whole, tmp_path):
     )
     assert scheduler["rescale_betas_zero_snr"]
     assert scheduler["prediction_type"] == "sample"
-    run(module, tmp_path, generator="ddpm_mended", **flags)
+    result = run(module, tmp_path, generator="ddpm_mended", **flags)
+    assert "60 training images of both classes" in result["exhibits"]["training"]["text"]
     synthesis = load("06_generate_synthetic")
     wanted = {"generators": ("ddpm_mended",), "guidance_scale": 2.0}
     run(synthesis, tmp_path, **wanted)
@@ -392,22 +425,26 @@ def test_swap_schedulers(whole, tmp_path, capsys):
 def test_terminal_snr_with_and_without_trained_networks(whole, tmp_path, capsys):
     module = load("10_terminal_snr")
     alone = run(module, tmp_path, num_images=8)
-    assert set(alone["brightness"]) == {"training images", "twin", "twin: deck", "twin: scaled",
-                                        "twin: zero_snr"}  # fmt: skip
+    assert set(alone["brightness"]) == {
+        "training images",
+        "twin",
+        "twin: deck",
+        "twin: scaled",
+        "twin: zero_snr",
+    }
     assert "04_train_ddpm.py --generator ddpm_zero_snr" in capsys.readouterr().out
     kept = {name: row["sd"] for name, row in alone["brightness"].items()}
     assert kept["twin"] == pytest.approx(kept["training images"], rel=0.1)
     assert kept["twin: deck"] < 0.99 * kept["twin"]  # at 16 px; the larger, the more is lost
     assert kept["twin: scaled"] == pytest.approx(kept["twin"], rel=0.05)
     assert alone["brightness"]["twin: deck"]["signal_at_T"] == pytest.approx(0.364, abs=1e-3)
-    copy = shutil.copytree(whole, tmp_path / "copy")
-    trained = run(module, copy, num_images=8)
+    trained = read_json(whole / "terminal_snr" / "result.json")
     assert {"ddpm", "ddpm_mended"} < set(trained["brightness"])
     files = {exhibit.get("file", "") for exhibit in trained["exhibits"].values()}
-    assert files == {"", "10_snr.png", "10_x_T.png", "10_brightness.png"}
+    assert files == {"", "10_snr.png"}
 
 
-def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
+def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch, no_pictures):
     """Training images in place of a generator's are found out as copies, by every distance."""
     copy = shutil.copytree(whole, tmp_path / "copy")
     module = load("07_evaluate_generators")
@@ -416,7 +453,6 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     generators = set(ARM_GENERATORS)
     for space in stored["spaces"].values():
         assert set(space["rows"]) == {"training images", *generators}
-        assert 0 <= space["real_to_real"] <= 1
     assert set(stored["memorisation"]) == {"pixels", "random_vgg16", "classifier"}
     assert set(stored["memorisation"]["pixels"]) == {"validation images", *generators}
     assert set(stored["vaes"]) == {"cvae", "enhanced_cvae"}
@@ -435,10 +471,9 @@ def test_evaluate_generators(whole, tmp_path, capsys, monkeypatch):
     chosen = {"generators": ("cvae", "ddpm")}
     result = run(module, copy, resume=True, **chosen)
     for found in result["memorisation"].values():
-        assert found["cvae"]["authentic"] == 0
         assert found["cvae"]["copies"] == result["num_images"]
-        assert found["cvae"]["closest"] < 0.01
-        assert found["ddpm"]["closest"] > 0.1
+        assert found["cvae"]["pairs"][0][2] < 0.01
+        assert found["ddpm"]["pairs"][0][2] > 0.1
     rows = result["spaces"]["random_vgg16"]["rows"]
     assert rows["cvae"]["kid"]["kid"] < rows["ddpm"]["kid"]["kid"]
     assert "8 candidates for copies" in capsys.readouterr().out
@@ -455,20 +490,26 @@ def test_missing_steps_name_the_script(tmp_path):
         run(module, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--data", "no/such/folder"], "is no folder in Kaggle layout"),
-        (["--no-such-flag"], "unrecognized arguments"),
-        (["--preset", "huge"], "invalid choice"),
-    ],
-)
-def test_wrong_flags_end_with_a_clear_line(flags, says, tmp_path):
-    command = [sys.executable, EXAMPLES / "01_explore_data.py", *flags, "--output-dir", tmp_path]
+def test_a_wrong_folder_ends_with_a_clear_line(tmp_path):
+    flags = ["--data", "no/such/folder", "--output-dir", tmp_path]
+    command = [sys.executable, EXAMPLES / "01_explore_data.py", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert says in done.stderr
+    assert "is no folder in Kaggle layout" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--no-such-flag"], "unrecognized arguments"), (["--preset", "huge"], "invalid choice")],
+)
+def test_wrong_flags_end_with_a_clear_line(flags, says, monkeypatch, capsys):
+    path = str(EXAMPLES / "01_explore_data.py")
+    monkeypatch.setattr(sys, "argv", [path, *flags])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(path, run_name="__main__")
+    assert stop.value.code != 0
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.real_data
@@ -483,7 +524,7 @@ def test_the_chain_runs_on_real_images(real_folder, tmp_path):
     assert result["deck"][0]["accuracy"] == 0.7484
 
 
-def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path):
+def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path, no_pictures):
     """The figure and the report speak of the weights that were saved, whatever the flags."""
     module = load("03_train_enhanced_cvae")
     run(module, tmp_path, patience=0, ema_decay=0.0, num_epochs=3)
@@ -494,7 +535,7 @@ def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path):
     assert "uses the weights of the last epoch, 3." in page
 
 
-def test_benchmark_measures_every_model_and_sampler(tmp_path):
+def test_benchmark_measures_every_model_and_sampler(tmp_path, no_pictures):
     module = load("14_benchmark")
     result = run(module, tmp_path, num_images=24, num_epochs=1, batch_size=8)
     speeds = result["images_per_second"]

@@ -223,11 +223,13 @@ def test_a_read_only_disk_is_named(number, unfinished, whole, monkeypatch):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough "
-                     "memory: you tried to allocate 8 bytes."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough "
+            "memory: you tried to allocate 8 bytes."
+        ),
         MemoryError(),
     ],
-)  # fmt: skip
+)
 def test_full_memory_names_the_batch_size_to_try(error, unfinished, whole, monkeypatch):
     def loss_fn(model, batch):
         raise error
@@ -396,20 +398,6 @@ def test_models_and_results_cut_off_anywhere_are_errors(outputs, tmp_path, monke
     assert set(tried) >= {"result.json", "trained_on.json", "config.json", "model_index.json"}
 
 
-def test_a_config_with_unknown_fields_is_refused(outputs, tmp_path, monkeypatch):
-    """diffusers would ignore them, and the model would be another one than it says."""
-    shutil.copytree(outputs, tmp_path / "o")
-    configs = sorted((tmp_path / "o").rglob("*config.json"))
-    assert len(configs) == 3
-    for path in configs:
-        whole, name = path.read_text(), path.relative_to(tmp_path / "o").parts[0]
-        for change in ({"colour": 3}, {"_class_name": "Nothing"}):
-            path.write_text(json.dumps(json.loads(whole) | change))
-            said = ends_with_one_line(monkeypatch, load_generator, name, tmp_path / "o" / name)
-            assert str(path) in said and ("'colour'" in said or "class Nothing" in said)
-        path.write_text(whole)
-
-
 def test_a_manifest_cut_off_anywhere_costs_no_image(outputs, tmp_path):
     """The set that goes on is the set that was; a picture cut off is named."""
     folder = tmp_path / "synthetic"
@@ -531,12 +519,17 @@ def test_sound_images_of_every_kind_are_read(name, tmp_path):
 @pytest.mark.parametrize(
     "name, why",
     [
-        ("empty", "empty"), ("1x1", "1 x 1 pixels"), ("30000x2", "30000 x 2 pixels"),
-        ("bomb", "60000 x 60000|decompression bomb"), ("large bomb", "12000 x 12000 pixels"),
-        ("animated", "3 images in one file"), ("pages", "2 images in one file"),
-        ("gigabytes", "bytes; more than"), ("float", "floating-point"),
+        ("empty", "empty"),
+        ("1x1", "1 x 1 pixels"),
+        ("30000x2", "30000 x 2 pixels"),
+        ("bomb", "60000 x 60000|decompression bomb"),
+        ("large bomb", "12000 x 12000 pixels"),
+        ("animated", "3 images in one file"),
+        ("pages", "2 images in one file"),
+        ("gigabytes", "bytes; more than"),
+        ("float", "floating-point"),
     ],
-)  # fmt: skip
+)
 def test_absurd_files_are_refused_with_the_reason(name, why, tmp_path, png_claiming):
     frames = [
         Image.effect_noise((40, 40), 60).point(lambda grey, k=k: grey // k) for k in (1, 2, 3)
@@ -544,13 +537,16 @@ def test_absurd_files_are_refused_with_the_reason(name, why, tmp_path, png_claim
     several = {"save_all": True, "append_images": frames[1:]}
     path = tmp_path / "image"
     contents = {
-        "empty": lambda: b"", "1x1": lambda: png_claiming(1, 1),
-        "30000x2": lambda: png_claiming(30_000, 2), "bomb": lambda: png_claiming(60_000, 60_000),
-        "large bomb": lambda: png_claiming(12_000, 12_000), "gigabytes": lambda: b"\x89PNG",
+        "empty": lambda: b"",
+        "1x1": lambda: png_claiming(1, 1),
+        "30000x2": lambda: png_claiming(30_000, 2),
+        "bomb": lambda: png_claiming(60_000, 60_000),
+        "large bomb": lambda: png_claiming(12_000, 12_000),
+        "gigabytes": lambda: b"\x89PNG",
         "animated": lambda: frames[0].save(path, "GIF", **several),
         "pages": lambda: frames[0].save(path, "TIFF", save_all=True, append_images=frames[2:]),
         "float": lambda: Image.new("F", (16, 16), 0.5).save(path, "TIFF"),
-    }  # fmt: skip
+    }
     if (content := contents[name]()) is not None:
         path.write_bytes(content)
     if name == "gigabytes":

@@ -1,4 +1,4 @@
-"""FID, precision to coverage and MS-SSIM against oracles and closed forms."""
+"""FID, precision to coverage, MS-SSIM, real or made: against oracles and closed forms."""
 
 import math
 
@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.stats import norm
 from sklearn.neighbors import NearestNeighbors
 
 from chestx.config import generator_for
 from chestx.study import features
-from chestx.study.distances import fid, ms_ssim_similarity, precision_to_coverage
+from chestx.study.distances import (
+    fid,
+    ms_ssim_similarity,
+    precision_to_coverage,
+    real_or_made,
+)
 
 
 def normal(count, seed, shift=0.0, d=6):
@@ -57,7 +63,7 @@ def test_fid_is_torchmetrics():
 
 
 def test_fid_refuses_what_has_no_covariance():
-    with pytest.raises(ValueError, match="at least two rows"):
+    with pytest.raises(ValueError, match="at least 2 rows"):
         fid(normal(1, 1), normal(5, 2))
     with pytest.raises(ValueError, match="same dimension"):
         fid(normal(5, 1), normal(5, 2, d=7))
@@ -155,3 +161,35 @@ def test_features_of_the_real_images_are_kept():
     images = torch.rand(9, 1, 32, 32, generator=generator_for(0)) * 2 - 1
     space = features.FeatureSpace(features.random_vgg16(), images)
     assert torch.equal(space.real, space(images))
+
+
+# ------------------------------------------------------------------------------ real or made
+
+
+def singles(count):
+    return [f"p{i}" for i in range(count)]
+
+
+def test_equal_distributions_are_a_fair_coin_and_shifted_ones_are_told_apart():
+    pairs = [(normal(60, 2 * s, d=20), normal(60, 2 * s + 1, d=20)) for s in range(12)]
+    found = [real_or_made(real, made, singles(60)) for real, made in pairs]
+    assert abs(np.mean(found) - 0.5) < 3 * np.std(found) / math.sqrt(12)
+    shift = 2.0  # the best possible AUROC of two Gaussians: Phi(shift / sqrt 2)
+    shifted = normal(400, 2, d=20)
+    shifted[:, 0] += shift
+    told = real_or_made(normal(400, 1, d=20), shifted, singles(400))
+    assert told == pytest.approx(norm.cdf(shift / math.sqrt(2)), abs=0.03)
+
+
+def test_folds_share_no_patient():
+    """Ten images of each patient, all alike, and nothing else to go by: folds that mixed them
+    would recognise the patients."""
+    real, made = (normal(6, s, d=40).repeat_interleave(10, 0) for s in (1, 2))
+    real, made = (x + 0.01 * normal(60, s, d=40) for x, s in ((real, 3), (made, 4)))
+    names = [f"p{i // 10}" for i in range(60)]
+    apart = real_or_made(real, made, names, [f"m{n}" for n in names])
+    mixed = real_or_made(real, made, singles(60))
+    assert mixed > 0.99
+    assert apart < 0.9
+    with pytest.raises(ValueError, match="two patients"):
+        real_or_made(real, made, ["one"] * 60)

@@ -309,8 +309,7 @@ def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
     ours = RadiographPipeline.from_pretrained(tmp_path)
     stock = DDPMPipeline.from_pretrained(tmp_path)
     assert isinstance(stock.scheduler, DDPMScheduler)
-    for pipeline in (ours, stock):
-        pipeline.set_progress_bar_config(disable=True)
+    stock.set_progress_bar_config(disable=True)
     generator = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     theirs = stock(2, generator(), num_inference_steps=20, output_type="np").images[..., 0]
     mine = ours(2, num_inference_steps=20, generator=generator())

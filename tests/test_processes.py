@@ -32,7 +32,7 @@ from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAE
 from chestx.radiographs import images
 from chestx.radiographs.splits import load as load_data
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
-from chestx.step import execute, load_result
+from chestx.step import execute
 from chestx.synthesis import SyntheticSet
 from chestx.training import TrainingConfig, train
 from chestx.training.loop import own_share
@@ -140,7 +140,7 @@ def worker(folder: Path) -> None:
     run_example("03_train_enhanced_cvae", folder, num_epochs=1)
     run_example("06_generate_synthetic", folder, **SYNTHESIS)
     run_example("08_train_classifier", folder, arm="ddpm")
-    found["result"] = load_result(folder / "classifier", "")["num_processes"]
+    found["result"] = files.read_json(folder / "classifier" / "result.json")["num_processes"]
     state_dict = weights["classifier"].state_dict()
     save_file({k: v.contiguous() for k, v in state_dict.items()}, folder / f"rank_{rank}.st")
     found["ends"] = time.time()
@@ -270,13 +270,13 @@ def test_a_synthetic_set_is_the_one_that_one_process_writes(two, one):
     for name in ("ddpm", "enhanced_cvae"):
         ours, theirs = (folder / "synthetic" / name for folder in (two[0], one))
         assert [record["index"] for record in SyntheticSet(ours).listed()] == list(range(28))
-        files = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
-        assert files == sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
-        assert len(files) == 29
-        for file in files:  # the manifest too
+        made = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
+        assert made == sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
+        assert len(made) == 29
+        for file in made:  # the manifest too
             assert (ours / file).read_bytes() == (theirs / file).read_bytes()
     unit = run_example("08_train_classifier", one, arm="ddpm")
-    found = load_result(two[0] / "classifier", "")
+    found = files.read_json(two[0] / "classifier" / "result.json")
     assert found["num_added"] == unit["num_added"] == 28
     assert found["test"]["auroc"] == pytest.approx(unit["test"]["auroc"], abs=0.02)
     assert len(files.read_lines(two[0] / "ledger.jsonl")) == 1
@@ -310,7 +310,7 @@ def test_an_example_whose_process_is_killed_ends_and_goes_on(tmp_path):
     assert process.returncode == 0, said
     assert len(re.findall("cvae: resumed at step", said)) == 1  # the main process alone prints
     assert len(re.findall("cvae: validation", said)) == 1
-    result = load_result(tmp_path / "cvae", "")
+    result = files.read_json(tmp_path / "cvae" / "result.json")
     assert [row["epoch"] for row in result["history"]] == list(range(1, 31))
     assert result["num_processes"] == 2
 

@@ -115,11 +115,12 @@ def test_the_ensembles_threshold_is_the_best_for_the_ensemble():
     """A mean of the members' thresholds would be 2 here, and call no image positive."""
     labels = [0, 0, 1, 1]
     members = [[-9.0, -9.0, 1.0, 1.0], [-1.0, -1.0, 9.0, 9.0]]
+    both = {"test": labels, "validation": labels}
     units = [
-        {"labels": {"test": labels, "validation": labels}, "log_odds": {"test": said},
-         "shifted_log_odds": dict.fromkeys(SHIFTS, said), "threshold": threshold}
+        {"labels": both, "log_odds": {"test": said}, "threshold": threshold}
+        | {"shifted_log_odds": dict.fromkeys(SHIFTS, said)}
         for said, threshold in zip(members, (-4.0, 8.0))
-    ]  # fmt: skip
+    ]
     found = tuning.ensemble(units)["test_tuned"]
     probability = np.mean(expit(members), axis=0)
     low, high = logit(probability[[0, 2]])
@@ -217,8 +218,8 @@ def test_the_search_halves_by_the_criterion_alone():
     graded = Graded({"a": 0.7, "b": 0.9, "c": 0.8})
     names = dict.fromkeys(graded.goodness, Arm())
     rows, seconds = tuning.search(names, [(9, 10, 1), (2, 30, 2)], graded)
-    assert graded.asked == [("a", 10, 0), ("b", 10, 0), ("c", 10, 0), ("b", 30, 0), ("b", 30, 1),
-                            ("c", 30, 0), ("c", 30, 1)]  # fmt: skip
+    first = [("a", 10, 0), ("b", 10, 0), ("c", 10, 0)]
+    assert graded.asked == [*first, ("b", 30, 0), ("b", 30, 1), ("c", 30, 0), ("c", 30, 1)]
     assert seconds == 7
     order = [(row["name"], row["arm"]["num_steps"]) for row in rows]
     assert order == [("b", 30), ("c", 30), ("b", 10), ("c", 10), ("a", 10)]
@@ -266,9 +267,9 @@ def test_shifts_move_images_as_they_are_named():
         for name, moved in seen.items()
         if name in ("left", "right", "up", "down")
     }
-    for name, (row, column) in (("left", (0, -9.6)), ("right", (0, 9.6)), ("up", (-9.6, 0)),
-                                ("down", (9.6, 0))):  # fmt: skip
-        assert centre[name] == pytest.approx([row, column], abs=0.6)
+    expected = {"left": [0, -9.6], "right": [0, 9.6], "up": [-9.6, 0], "down": [9.6, 0]}
+    for name, place in expected.items():
+        assert centre[name] == pytest.approx(place, abs=0.6)
     size = {name: (moved > 120).sum().item() for name, moved in seen.items()}
     assert size["near"] > size["down"] > size["far"] > 0
     assert size["wide"] > size["narrow"]
@@ -342,9 +343,9 @@ def test_kept_readings_merge_and_give_the_same_scores(tmp_path):
         units = []
         for seed in (0, 1):
             log_odds = np.float32(random.normal(labels, 1.0)).tolist()
-            unit = {"arm": "original", "seed": seed, "protocol": "fair", "threshold": 0.0,
-                    "fingerprint": f"{run_name}{seed}", "labels": {"test": labels},
-                    "log_odds": {"test": log_odds}}  # fmt: skip
+            unit = {"arm": "original", "seed": seed, "protocol": "fair", "threshold": 0.0}
+            unit |= {"labels": {"test": labels}, "log_odds": {"test": log_odds}}
+            unit["fingerprint"] = f"{run_name}{seed}"
             units.append(experiment.scored(unit))
             line = {"arm": "original", "seed": seed, "config": unit["fingerprint"]}
             files.append_line(tmp_path / run_name / "ledger.jsonl", line | {"time": run_name})

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from chestx import files
 from chestx.config import CommonConfig, option
-from chestx.step import Picture, Step, Table, execute, load_result, note_reading
+from chestx.step import Picture, Step, Table, execute, note_reading
 
 DATA = {"fingerprint": "abc", "source": "phantom"}
 
@@ -52,7 +52,7 @@ def test_finished_only_for_the_same_configuration_data_and_inputs(tmp_path):
 def test_result_says_what_made_it(tmp_path):
     """Beside its numbers a result holds configuration, data, inputs, versions and run time."""
     step(tmp_path).save(seconds=1.23, f1=[0.5])
-    stored = load_result(tmp_path / "part" / "done", "02_train_cvae.py")
+    stored = files.read_json(tmp_path / "part" / "done" / "result.json")
     assert stored["f1"] == [0.5] and stored["seconds"] == 1.2
     assert stored["data"] == DATA and stored["inputs"] == {"cvae": "012345"}
     assert stored["config"]["image_size"] == CommonConfig().image_size
@@ -101,12 +101,6 @@ def test_a_damaged_result_is_named(tmp_path):
     path.write_text('{"accuracy": 0.7')
     with pytest.raises(ValueError, match=r"result\.json.*damaged.*delete"):
         step(tmp_path).finished()
-
-
-def test_missing_result_names_the_script_that_makes_it(tmp_path):
-    """Who starts in the middle is told which script comes first."""
-    with pytest.raises(FileNotFoundError, match=r"examples/02_train_cvae\.py"):
-        load_result(tmp_path, "02_train_cvae.py")
 
 
 def test_values_that_are_no_json_cost_nothing_that_was_there(tmp_path):

@@ -426,7 +426,7 @@ def test_a_sampler_answers_for_itself_and_not_for_the_networks_schedule(recwarn)
 
     def sampler(name: str, steps: int):
         pipeline = RadiographPipeline(build_unet(16, (32, 32)), trained)
-        return pipeline_sampler(pipeline, name, steps)[0]
+        return pipeline_sampler(pipeline, name, steps)
 
     sampler("ddpm", 4)(torch.zeros(1, dtype=torch.long), [generator_for(0)])
     assert not [w for w in recwarn if issubclass(w.category, UserWarning)]

@@ -9,14 +9,7 @@ from chestx.config import generator_for
 from chestx.generators.cvae import ConditionalVAE, kl_divergence
 from chestx.radiographs.images import to_float, to_uint8
 from chestx.radiographs.tensors import RadiographTensors
-from chestx.study.latent import active_units, checkerboard_energy, latent_health
-
-
-def test_active_units_counts_what_varies():
-    mu = torch.zeros(50, 5)
-    mu[:, 1] = torch.linspace(-1, 1, 50)
-    mu[:, 3] = 0.05 * torch.linspace(-1, 1, 50)  # variance 0.0009
-    assert active_units(mu) == 1
+from chestx.study.latent import checkerboard_energy, latent_health
 
 
 @pytest.fixture
@@ -28,6 +21,14 @@ def model():
 def batch(count=12):
     images = torch.rand(count, 1, 32, 32, generator=generator_for(1)) * 2 - 1
     return RadiographTensors(to_uint8(images), torch.arange(count) % 2)
+
+
+def test_active_units_are_those_that_vary(model):
+    mu = torch.zeros(50, 4)
+    mu[:, 1] = torch.linspace(-1, 1, 50)
+    mu[:, 3] = 0.05 * torch.linspace(-1, 1, 50)  # variance 0.0009
+    model.encode = lambda x, y: (mu, torch.zeros(50, 4))
+    assert latent_health(model, batch(50))["active_units"] == 1
 
 
 def test_kl_per_dimension_sums_to_the_losss(model):

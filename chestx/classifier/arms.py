@@ -1,9 +1,10 @@
-"""Arms: what a classifier is trained on, and how. The deck's, their controls, and more.
+"""Arms: what a classifier is trained on, and how. The deck's, and their controls.
 
 Everything else (network, real images, seeds, what it is judged by) is the same in all of them.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ class Arm:
     adds: str = ""
     amount: float | str = 1.0
     both_classes: bool = False  # as many synthetic images of the larger class too
-    pretrain: bool = False  # half of the steps on synthetic images, the rest on real ones alone
     # What is done to the images and to the loss.
     framing: float = 0.0  # strength of random framing and exposure; 1 for the ranges of Framing()
     normalize: str = "none"  # of every image: a name in NORMALIZE
@@ -45,8 +45,9 @@ class Arm:
 
     def __post_init__(self) -> None:
         if self.normalize not in NORMALIZE:
-            known = tuple(NORMALIZE)
-            raise ValueError(f"normalize={self.normalize!r} is unknown; choose from {known}")
+            raise ValueError(
+                f"normalize={self.normalize!r} is unknown; choose from {tuple(NORMALIZE)}"
+            )
 
     @property
     def generator(self) -> str:
@@ -76,13 +77,11 @@ class Arm:
         return TrainingConfig(**own, **others)
 
 
-def _arm_of(name: str) -> Arm:
-    return Arm(GENERATORS[name].title, GENERATORS[name].colour, name)
-
-
 BEST = "ddpm_mended"  # of the learned generators, by KID to the reference split (07)
-SYNTHETIC = {name: _arm_of(name) for name, kind in GENERATORS.items() if kind.is_arm}
-MAIN = {
+SYNTHETIC = {
+    name: Arm(kind.title, kind.colour, name) for name, kind in GENERATORS.items() if kind.is_arm
+}
+ARMS = {
     "original": Arm("original", "#555555"),
     "class_weights": Arm("class weights", "#a6761d", class_weights=True),
     "classical": Arm("classical augmentation", "#66a61e", framing=1.0),
@@ -90,50 +89,20 @@ MAIN = {
     **SYNTHETIC,
     "classical_best": Arm("classical + DDPM mended", "#e7298a", BEST, framing=1.0),
 }
-EXTENDED = {
-    "twin": _arm_of("twin"),
-    "best_50": Arm("DDPM mended, 50 %", "#d6604d", BEST, 0.5),
-    "best_200": Arm("DDPM mended, 200 %", "#8e0d1f", BEST, 2.0),
-    "cvae_both": Arm("CVAE, both classes", "#6a9fd0", "cvae", both_classes=True),
-    "pretrained": Arm("DDPM mended, pretraining", "#c51b7d", BEST, pretrain=True),
-}
-EXCHANGE = {
-    "back_synthetic": Arm("half + DDPM mended", "#b2182b", BEST, AS_HIDDEN),
-    "back_duplicates": Arm("half + duplicates", "#000000", "duplicates", AS_HIDDEN),
-    "back_real": Arm("half + the hidden real", "#4c9f70", "hidden", AS_HIDDEN),
-}
-ARMS = MAIN | EXTENDED | EXCHANGE
-GROUPS = {
-    "main": tuple(MAIN),
-    "deck": ("original", *SYNTHETIC),
-    "extended": ("original", "duplicates", BEST, *EXTENDED),
-    "exchange": ("original", *EXCHANGE),
-}
 
 
-def arms_of(names: tuple[str, ...], config: Any) -> dict[str, Arm]:
-    """Arms by name, or by a group's name, with the length of training that the protocol gives.
+def arms_of(names: Iterable[str], config: Any, known: dict[str, Arm] = ARMS) -> dict[str, Arm]:
+    """Arms by name, with the length of training that the protocol gives.
 
     Under ``fair`` every arm makes ``config.num_steps`` optimizer steps; under ``deck`` it trains
     for ``config.num_epochs``, the DDPMs' for ``config.num_epochs_ddpm``, longer on more images.
     Raises ValueError for an unknown name.
     """
-    chosen = dict.fromkeys(arm for name in names for arm in GROUPS.get(name, (name,)))
-    if unknown := [name for name in chosen if name not in ARMS]:
-        raise ValueError(f"arm={unknown[0]!r} is unknown; choose from {tuple(ARMS)}")
     steps = config.num_steps if config.protocol == "fair" else 0
     arms = {}
-    for name in chosen:
-        epochs = config.num_epochs_ddpm if ARMS[name].adds in DDPMS else config.num_epochs
-        arms[name] = dataclasses.replace(ARMS[name], num_steps=steps, num_epochs=epochs)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"arm={name!r} is unknown; choose from {tuple(known)}")
+        epochs = config.num_epochs_ddpm if known[name].adds in DDPMS else config.num_epochs
+        arms[name] = dataclasses.replace(known[name], num_steps=steps, num_epochs=epochs)
     return arms
-
-
-def extended_sets(label: int, missing: int) -> dict[tuple[str, int], int]:
-    """(generator, class label) -> number of images that the extended arms add, at most."""
-    sets: dict[tuple[str, int], int] = {}
-    for arm in EXTENDED.values():
-        for y in (label, 1 - label) if arm.both_classes else (label,):
-            key = (arm.generator, y)
-            sets[key] = max(sets.get(key, 0), round(arm.amount * missing))
-    return sets

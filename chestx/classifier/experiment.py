@@ -95,10 +95,8 @@ class Experiment:
         Raises ValueError if there are too few, or if the generator is not the one that made them
         or saw an image on which something is judged.
         """
-        made, image_size = (
-            SyntheticSet.of(self.root, name, self.data, label),
-            self.config.image_size,
-        )
+        image_size = self.config.image_size
+        made = SyntheticSet.of(self.root, name, self.data, label)
         made.check_weights(checked_weights(name, self.root, self.data, image_size))
         return made.tensors(count, image_size).resized(self.size), made.identity(count)
 
@@ -127,54 +125,42 @@ class Experiment:
             images, identity = images.joined(others), identity | {"other": other}
         return images, identity
 
-    def stages(
-        self, arm: Arm, added: RadiographTensors | None
-    ) -> dict[str, tuple[RadiographTensors, int]]:
-        """The trainings of an arm, one after the other: name -> (images, optimizer steps).
-
-        Pretraining: half of the steps on synthetic images, the rest on real ones; a class that the
-        generator does not make is real in both.
-        """
-        real, half = self.real("train"), arm.num_steps // 2
-        if not arm.pretrain:
-            return {"": (real if added is None else real.joined(added), arm.num_steps)}
-        if not half:
-            raise ValueError("pretraining needs a number of steps: --protocol fair")
-        first = added
-        for label in set(real.labels.tolist()) - set(added.labels.tolist()):
-            first = first.joined(real.of_class(label))
-        return {"pretraining": (first, half), "finetuning": (real, arm.num_steps - half)}
-
     def trained(
         self, about: dict[str, Any], arm: Arm, added: RadiographTensors | None, folder: Path
-    ) -> tuple[ChestCNN, list[dict[str, Any]], int]:
-        """(model, history, optimizer steps) of one arm and seed, from the first weights on."""
+    ) -> tuple[ChestCNN, list[dict[str, Any]]]:
+        """(model, history) of one arm and seed, from the first weights on."""
+        data = self.real("train") if added is None else self.real("train").joined(added)
         torch.manual_seed(about["seed"])
-        model, history, num_steps = ChestCNN(self.size), [], 0
-        for stage, (data, steps) in self.stages(arm, added).items():
-            config = arm.training(
-                max_steps=steps,
-                seed=about["seed"],
-                mixed_precision=self.config.mixed_precision,
-                save_every_seconds=self.config.save_every_seconds,
-            )
-            history += train(
-                model,
-                arm.loss(data.labels),
-                data,
-                config,
-                folder / stage,
-                resume=self.resume,
-                identity=about["fingerprint"],
-                description=f"{about['arm']}, seed {about['seed']} {stage}".rstrip(),
-            )
-            num_steps += history[-1]["step"]
-        return model, history, num_steps
+        model = ChestCNN(self.size)
+        config = arm.training(
+            max_steps=arm.num_steps,
+            seed=about["seed"],
+            mixed_precision=self.config.mixed_precision,
+            save_every_seconds=self.config.save_every_seconds,
+        )
+        history = train(
+            model,
+            arm.loss(data.labels),
+            data,
+            config,
+            folder,
+            resume=self.resume,
+            identity=about["fingerprint"],
+            description=f"{about['arm']}, seed {about['seed']}",
+        )
+        return model, history
 
     def run_unit(
-        self, name: str, arm: Arm, seed: int, *, added: Added | None = None, folder: str = "",
-        judge: Judge = judge, read_test: bool = True,
-    ) -> Unit:  # fmt: skip
+        self,
+        name: str,
+        arm: Arm,
+        seed: int,
+        *,
+        added: Added | None = None,
+        folder: str = "",
+        judge: Judge = judge,
+        read_test: bool = True,
+    ) -> Unit:
         """Train ``arm`` with one seed and judge it; returns the unit, ``scored``.
 
         Writes ``result.json`` and the model below ``folder`` (``comparison/PROTOCOL/NAME``).
@@ -194,24 +180,24 @@ class Experiment:
             if unit["fingerprint"] == about["fingerprint"]:
                 return scored(unit)
 
-        model, history, num_steps = self.trained(about, arm, images, path)
+        model, history = self.trained(about, arm, images, path)
         splits = {"validation": self.real("validation")}
         unit = about | judge(model, splits["validation"], arm)
         if read_test:
             splits["test"] = self.real("test")
-            noted = {name: about[name] for name in ("arm", "seed", "protocol", "data")}
+            noted = {key: about[key] for key in ("arm", "seed", "protocol", "data")}
             note_reading(self.root, **noted, config=about["fingerprint"])
         unit["labels"] = {split: data.labels.tolist() for split, data in splits.items()}
         unit["log_odds"] = {
             split: predict(model, data, arm.normalize).tolist() for split, data in splits.items()
         }
         unit["num_real"], unit["num_added"] = len(self.real("train")), len(images or ())
-        unit |= {"steps": num_steps, "history": history, "versions": files.versions()}
+        unit["steps"], unit["history"] = history[-1]["step"], history
+        unit["versions"] = files.versions()
         unit["seconds"] = round(time.monotonic() - started, 1)
         if processes().is_main_process:
             model.save_pretrained(path / "model", safe_serialization=True)
             files.write_json(path / "result.json", unit)
-            for checkpoints in list(path.rglob("checkpoints")):  # of no more use
-                shutil.rmtree(checkpoints)
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of no more use
         processes().wait_for_everyone()
         return scored(unit)

@@ -25,12 +25,11 @@ def classification_metrics(
     """Metrics of the ``log_odds`` of class 1, (N,), against ``labels`` (N,) in {0, 1}.
 
     An image counts as positive if its log-odds are above ``threshold``. ``specificity`` is the
-    negative class's recall, ``*_normal`` are its other scores (NORMAL in Kaggle's set). A precision
-    without any prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]].
-    ``auprc`` is the average precision of the positive class; a random order has that class's share.
-    ``brier`` is the mean of (probability - label)^2.
-    ``sensitivity_at_90_specificity`` is the highest recall among all
-    thresholds whose specificity on these images is at least 0.9, whatever ``threshold`` is.
+    negative class's recall, ``f1_normal`` its F1 (NORMAL in Kaggle's set). A precision without any
+    prediction of its class counts as 0. ``confusion`` is [[TN, FP], [FN, TP]]. ``auprc`` is the
+    average precision of the positive class; a random order has that class's share. ``brier`` is the
+    mean of (probability - label)^2. ``sensitivity_at_90_specificity`` is the highest recall among
+    all thresholds whose specificity on these images is at least 0.9, whatever ``threshold`` is.
     Raises ValueError unless both classes occur.
     """
     labels, log_odds = _checked(labels, log_odds)
@@ -46,7 +45,6 @@ def classification_metrics(
         "recall": float(recall[1]),
         "specificity": float(recall[0]),
         "f1": float(f1[1]),
-        "precision_normal": float(precision[0]),
         "f1_normal": float(f1[0]),
         "auroc": float(roc_auc_score(labels, log_odds)),
         "auprc": float(average_precision_score(labels, log_odds)),

@@ -142,4 +142,4 @@ def cvae_loss(model: nn.Module, batch: Batch) -> Loss:
     reconstruction = gaussian_nll(batch["images"], output.reconstruction, output.log_sigma).mean()
     kl = kl_divergence(output.mu, output.logvar).mean()
     parts = {"reconstruction": reconstruction, "kl": kl, "sigma": output.log_sigma.exp()}
-    return reconstruction + kl, {name: value.detach() for name, value in parts.items()}
+    return reconstruction + kl, parts

@@ -31,9 +31,11 @@ def build_unet(
     ``block_out_channels[0]`` is also the dimension of the sinusoidal time embedding: 32 in the
     deck. ``num_classes`` adds a class embedding, ``with_null_label`` one row more to it: the label
     ``num_classes`` that stands for "any class" in guidance. Raises ValueError where widths or
-    sides do not fit.
+    sides do not fit, or for a null label without labels.
     """
     levels = len(block_out_channels)
+    if with_null_label and not num_classes:
+        raise ValueError("label dropout needs labels: give num_classes (04: --class-conditional)")
     if image_size % 2 ** (levels - 1):
         raise ValueError(
             f"image_size={image_size} must be divisible by 2^{levels - 1} = {2 ** (levels - 1)} "

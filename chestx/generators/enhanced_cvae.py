@@ -78,5 +78,4 @@ class EnhancedCVAELoss:
         lambda_ssim = self.ssim_weight * images[0].numel()
         loss = reconstruction + self.beta * kl + lambda_ssim * (1 - similarity)
         parts = {"reconstruction": reconstruction, "kl": kl, "ssim": similarity}
-        parts["sigma"] = output.log_sigma.exp()
-        return loss, {name: value.detach() for name, value in parts.items()}
+        return loss, parts | {"sigma": output.log_sigma.exp()}

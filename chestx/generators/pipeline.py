@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for, processes
 from chestx.generators.ddpm import null_label, takes_class_labels
 from chestx.generators.schedulers import check_runs, check_schedule, walk
-from chestx.radiographs import images as pixels
-from chestx.radiographs.phantom import CLASS_NAMES
+from chestx.radiographs.sources import CLASS_NAMES
 
 
 class RadiographPipeline(DiffusionPipeline):
@@ -22,8 +22,6 @@ class RadiographPipeline(DiffusionPipeline):
     ``class_names``, in the order of the labels, are saved with a UNet that takes labels; without
     them what is saved loads in the stock ``DDPMPipeline``.
     """
-
-    model_cpu_offload_seq = "unet"
 
     def __init__(
         self,
@@ -67,7 +65,8 @@ class RadiographPipeline(DiffusionPipeline):
         alone counts for all.
         ``num_inference_steps``: default is as many as the UNet was trained with.
         ``generator``: one, or one per image, which makes an image independent of its batch.
-        ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "np" uint8 (B, H, W); "pil".
+        ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "pil", or "np" float (B, H, W, 1)
+        in [0, 1], as of every diffusers pipeline.
         ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
         ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
         2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
@@ -85,15 +84,13 @@ class RadiographPipeline(DiffusionPipeline):
         shape = (num_images, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
         noise = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
         predict = self._predictor(labels, guidance_scale)
-        walked = walk(self.scheduler, predict, noise, steps, generator, bar=self.progress_bar)
+        walked = walk(self.scheduler, predict, noise, steps, generator)
         for index, (timestep, images) in enumerate(walked, -1):
             if on_step:
                 on_step(index, timestep, images)
-        images = images.clamp(-1, 1)
         if output_type == "pt":
-            return images
-        arrays = pixels.to_uint8(images)[:, 0].cpu().numpy()
-        return arrays if output_type == "np" else self.numpy_to_pil(arrays[..., None] / 255.0)
+            return images.clamp(-1, 1)
+        return VaeImageProcessor().postprocess(images, output_type)
 
     def _predictor(self, labels: torch.Tensor | None, w: float):
         """What ``walk`` asks for: the UNet's prediction, with guidance of scale ``w``."""
@@ -116,6 +113,7 @@ class RadiographPipeline(DiffusionPipeline):
         return guided
 
     def _check(self, steps: int) -> None:
+        """Try a schedule once; warn, at the line that called the pipeline, of what is wrong."""
         tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
         if tried in self._checked:
             return
@@ -125,6 +123,7 @@ class RadiographPipeline(DiffusionPipeline):
         self._checked.add(tried)
 
     def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
+        """Names or indices of classes -> (num_images,); None for a UNet without labels."""
         if not takes_class_labels(self.unet):
             if class_labels is not None:
                 raise ValueError("class_labels were given, but this UNet was trained without them")
@@ -141,19 +140,16 @@ class RadiographPipeline(DiffusionPipeline):
         return torch.tensor([int(c) for c in indices], device=self._execution_device)
 
 
-def load_pipeline(
-    folder: Path, kind: type[DiffusionPipeline] = RadiographPipeline
-) -> DiffusionPipeline:
-    """What ``save_pretrained`` wrote, on this process's device, and no bars of diffusers."""
+def load_pipeline(folder: Path) -> RadiographPipeline:
+    """What ``save_pretrained`` wrote, on this process's device, without diffusers' bar."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        pipeline = kind.from_pretrained(folder, use_safetensors=True)
+        pipeline = RadiographPipeline.from_pretrained(folder, use_safetensors=True)
     finally:
         if shown:
             logging.enable_progress_bar()
-    pipeline.to(processes().device).set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(processes().device)
 
 
 def forward_strip(
@@ -172,14 +168,12 @@ def reverse_strip(
     The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
     warn: what the network was trained with is shown as it is.
     """
-    seen: dict[int, torch.Tensor] = {}
+    seen = []  # what the network sees at T - 1, T - 2 and so on to 0, and then its last output
     labels = class_labels if takes_class_labels(pipeline.unet) else None
     generators = [generator_for(seed, index) for index in range(len(class_labels))]
 
     def keep(index: int, timestep: int, images: torch.Tensor) -> None:
-        seen[timestep if index < 0 else timestep - 1] = images.cpu()
+        seen.append(images)
 
-    pipeline.set_progress_bar_config(disable=True)
     final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False)
-    seen[0] = final.cpu()
-    return torch.stack([seen[t] for t in timesteps])
+    return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()

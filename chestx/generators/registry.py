@@ -1,14 +1,11 @@
 """The generators: name, title, colour, script and what is particular to each, in one place."""
 
 import dataclasses
-import inspect
-from pathlib import Path
 
-import diffusers
-from diffusers import ModelMixin
+from diffusers import DDPMScheduler, ModelMixin
 
-from chestx import files
 from chestx.generators.cvae import ConditionalVAE
+from chestx.generators.ddpm import build_scheduler
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 
 DDPM = "04_train_ddpm.py --generator "
@@ -57,21 +54,9 @@ def title(name: str) -> str:
     return GENERATORS[name].title if name in GENERATORS else name.replace("_", " ")
 
 
-def check_configs(folder: Path, *others: type[ModelMixin]) -> None:
-    """Raise ValueError if a configuration of a saved model or pipeline is damaged, or has fields
-    that its class does not know, which diffusers would ignore. Known are diffusers' classes, the
-    VAEs and ``others``."""
-    ours = {known.__name__: known for known in (ConditionalVAE, EnhancedConditionalVAE, *others)}
-    for path in sorted(Path(folder).rglob("*config.json")):
-        fields = files.read_json(path)
-        name = str(fields.get("_class_name"))
-        known = ours.get(name) or getattr(diffusers, name, None)
-        if known is None:
-            raise ValueError(f"{path}: unknown class {name}; train the model again")
-        own = {key for key in fields if not key.startswith("_")}
-        if unknown := own - set(inspect.signature(known).parameters):
-            raise ValueError(
-                f"{path}: {name} has no {sorted(unknown)}; another version wrote it "
-                f"({fields.get('_diffusers_version')}, here is {diffusers.__version__}), or it was "
-                f"altered: mend it, or train the model again"
-            )
+def scheduler_of(name: str, schedule: str = "", prediction_type: str = "") -> DDPMScheduler:
+    """What a DDPM is trained with; another schedule or target is for ``ddpm_custom`` alone."""
+    if name != "ddpm_custom" and (schedule or prediction_type):
+        raise ValueError("--schedule and --prediction-type belong to --generator ddpm_custom")
+    kind = GENERATORS[name]
+    return build_scheduler(schedule or kind.schedule, prediction_type or kind.prediction_type)

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -74,12 +74,12 @@ def swap_scheduler(scheduler: SchedulerMixin, name: str, **changes: Any) -> Sche
         raise ValueError(f"sampler={name!r} is unknown; choose one of {list(SAMPLERS)}")
     _require_betas(scheduler)
     swapped = _swapped(scheduler, name, changes)
-    if reason := _obstacle(scheduler, swapped, 3):
-        raise ValueError(f"sampler={name!r} cannot be used here: {reason}; {_able(scheduler, 3)}")
+    _require_run(scheduler, swapped, 3, f"sampler={name!r} cannot be used here")
     return swapped
 
 
 def _swapped(scheduler: SchedulerMixin, name: str, changes: dict[str, Any]) -> SchedulerMixin:
+    """``swap_scheduler`` without its checks."""
     scheduler_class, own = SAMPLERS[name]
     # Not the whole configuration: ``from_config`` passes over values that were defaulted, so that
     # a swap could differ before and after saving, and stores what the class does not know.
@@ -98,11 +98,8 @@ def check_runs(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
     _require_betas(scheduler)
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps={num_inference_steps} must be at least 1")
-    if reason := _obstacle(scheduler, scheduler, num_inference_steps):
-        raise ValueError(
-            f"num_inference_steps={num_inference_steps} does not work with "
-            f"{type(scheduler).__name__}: {reason}; {_able(scheduler, num_inference_steps)}"
-        )
+    what = f"num_inference_steps={num_inference_steps} with {type(scheduler).__name__}"
+    _require_run(scheduler, scheduler, num_inference_steps, f"{what} does not work")
 
 
 def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[str]:
@@ -155,6 +152,7 @@ def steps_within(name: str, evaluations: int) -> int:
 
 
 def _require_betas(scheduler: SchedulerMixin) -> None:
+    """Raise ValueError for a scheduler of another family, such as flow matching."""
     if "beta_start" not in scheduler.config or not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
             f"{type(scheduler).__name__} has no betas, so it cannot walk a DDPM's noise schedule; "
@@ -175,9 +173,11 @@ def _obstacle(trained: SchedulerMixin, scheduler: SchedulerMixin, steps: int) ->
     return "" if torch.isfinite(x).all() else "its samples are not finite"
 
 
-def _able(trained: SchedulerMixin, steps: int) -> str:
-    able = [n for n in SAMPLERS if not _obstacle(trained, _swapped(trained, n, {}), steps)]
-    return f"these can: {able}" if able else f"none of {list(SAMPLERS)} can; take fewer steps"
+def _require_run(trained: SchedulerMixin, scheduler: SchedulerMixin, steps: int, what: str) -> None:
+    """Raise ValueError, with the samplers that can, if there is an obstacle to ``scheduler``."""
+    if reason := _obstacle(trained, scheduler, steps):
+        able = [n for n in SAMPLERS if not _obstacle(trained, _swapped(trained, n, {}), steps)]
+        raise ValueError(f"{what}: {reason}; these can: {able or 'none, take fewer steps'}")
 
 
 def walk(
@@ -186,7 +186,6 @@ def walk(
     noise: torch.Tensor,
     num_inference_steps: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    bar: Callable[[Iterable], Iterable] = iter,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """The denoising loop of every sampler: yields (t, images) before and after every evaluation.
 
@@ -202,7 +201,7 @@ def walk(
     extra = {"generator": generator} if takes_generator else {}
     images = noise * scheduler.init_noise_sigma
     yield int(scheduler.timesteps[0]), images
-    for timestep in bar(scheduler.timesteps):
+    for timestep in scheduler.timesteps:
         prediction = predict(scheduler.scale_model_input(images, timestep), timestep)
         images = scheduler.step(prediction, timestep, images, **extra).prev_sample
         yield int(timestep), images

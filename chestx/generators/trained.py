@@ -13,7 +13,7 @@ from chestx import files
 from chestx.config import processes
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline, load_pipeline
-from chestx.generators.registry import GENERATORS, check_configs
+from chestx.generators.registry import GENERATORS
 from chestx.generators.schedulers import check_runs, check_schedule, swap_scheduler
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.splits import Radiographs, smaller_class
@@ -63,26 +63,28 @@ def read_result(name: str, folder: Path) -> dict[str, Any]:
 def load_generator(
     name: str,
     folder: Path,
-    sampler: str = "",
+    sampler: str = "ddpm",
     num_inference_steps: int = 0,
     guidance_scale: float = 1.0,
 ) -> Generator:
-    """Load what ``save_generator`` wrote; the sampler, its steps and guidance concern DDPMs alone.
+    """Load what ``save_generator`` wrote; the sampler, its steps (0: as many as in training) and
+    guidance concern DDPMs alone.
 
-    Raises what ``read_result``, ``check_configs`` and ``pipeline_sampler`` raise.
+    Raises what ``read_result`` and ``pipeline_sampler`` raise, and OSError for a damaged file.
     """
     folder = Path(folder)
     counts = read_result(name, folder)["data"]["counts"]["train"]
-    check_configs(folder / "model")
     classes = tuple(counts)
     if vae := GENERATORS[name].model:
         model = vae.from_pretrained(folder / "model", use_safetensors=True)
         model.to(processes().device).eval()
-        settings = dict.fromkeys(("scheduler", "num_inference_steps", "guidance_scale"))
-        size, sample = model.config.image_size, model.sample
+        size, sample, settings = model.config.image_size, model.sample, {}
     else:
         pipeline = load_pipeline(folder / "model")
-        sample, settings = pipeline_sampler(pipeline, sampler, num_inference_steps, guidance_scale)
+        steps = num_inference_steps or pipeline.scheduler.config.num_train_timesteps
+        settings = {"scheduler": sampler, "num_inference_steps": steps}
+        settings["guidance_scale"] = None if guidance_scale == 1 else guidance_scale
+        sample = pipeline_sampler(pipeline, sampler, steps, guidance_scale)
         size = pipeline.unet.config.sample_size
         if not takes_class_labels(pipeline.unet):
             classes = (smaller_class(counts),)
@@ -95,28 +97,30 @@ def pipeline_sampler(
     sampler: str,
     num_inference_steps: int,
     guidance_scale: float = 1.0,
-) -> tuple[Sample, dict[str, Any]]:
-    """(sample function, what to write into the manifest) of a pipeline with another sampler.
+) -> Sample:
+    """The sample function of a pipeline, which gets another sampler.
 
     Raises ValueError for what ``check_schedule`` finds in sampler and steps. What it finds in the
     schedule that the network was trained with stays: an arm is what it is.
     """
-    trained, T = pipeline.scheduler, pipeline.scheduler.config.num_train_timesteps
-    sampler, steps = sampler or "ddpm", num_inference_steps or T
-    pipeline.scheduler = swap_scheduler(trained, sampler)
-    pipeline.set_progress_bar_config(disable=True)
-    check_runs(pipeline.scheduler, steps)
-    own = check_schedule(trained, T)
-    if added := [s for s in check_schedule(pipeline.scheduler, steps) if s not in own]:
-        raise ValueError(f"sampler={sampler!r}, num_inference_steps={steps}: {'; '.join(added)}")
-    options = {"guidance_scale": guidance_scale, "check": False}
+    own = check_schedule(pipeline.scheduler, pipeline.scheduler.config.num_train_timesteps)
+    pipeline.scheduler = swap_scheduler(pipeline.scheduler, sampler)
+    check_runs(pipeline.scheduler, num_inference_steps)
+    found = check_schedule(pipeline.scheduler, num_inference_steps)
+    if added := [sentence for sentence in found if sentence not in own]:
+        raise ValueError(f"{sampler=}, {num_inference_steps=}: {'; '.join(added)}")
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        labels = class_labels if takes_class_labels(pipeline.unet) else None
-        return pipeline(len(class_labels), labels, steps, generators, **options)
+        return pipeline(
+            len(class_labels),
+            class_labels if takes_class_labels(pipeline.unet) else None,
+            num_inference_steps,
+            generators,
+            guidance_scale=guidance_scale,
+            check=False,
+        )
 
-    settings = {"scheduler": sampler, "num_inference_steps": steps}
-    return sample, settings | {"guidance_scale": None if guidance_scale == 1 else guidance_scale}
+    return sample
 
 
 def check_no_leak(name: str, trained_on: set[str], data: Radiographs) -> None:

@@ -102,9 +102,10 @@ def _bump(distance: np.ndarray, width: float) -> np.ndarray:
     return np.exp(-0.5 * (distance / width) ** 2)
 
 
-def _texture(cells: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Smooth noise fixed to the body: `cells` (n, n) spread over [-1.2, 1.2] and interpolated."""
-    scale = (len(cells) - 1) / 2.4
+def _texture(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Smooth noise fixed to the body: cells spread over [-1.2, 1.2] and interpolated."""
+    cells = rng.standard_normal((TEXTURE_CELLS, TEXTURE_CELLS))
+    scale = (TEXTURE_CELLS - 1) / 2.4
     return map_coordinates(cells, [(y + 1.2) * scale, (x + 1.2) * scale], order=1, mode="nearest")
 
 
@@ -194,7 +195,7 @@ def _lobe(d: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _opacity(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, progress: float) -> np.ndarray:
     """Share of the lung's air that the patient's pneumonia replaces, (size, size) in [0, 1)."""
     disease = _draw(DISEASE, rng)
-    mottle = 1 + 0.35 * _texture(rng.standard_normal((TEXTURE_CELLS, TEXTURE_CELLS)), x, y)
+    mottle = 1 + 0.35 * _texture(rng, x, y)
     field = _lobe(disease, x, y) if disease.lobar < 0.4 else _patches(rng, x, y)
     return 1 - np.exp(-disease.severity * progress * field * np.clip(mottle, 0.2, None))
 
@@ -233,12 +234,11 @@ def draw_phantom(
     imaging = _draw(SHIFTED_IMAGING if shifted else IMAGING, image_rng)
     noise = image_rng.standard_normal((size, size))
     a = _draw(ANATOMY, patient_rng)
-    vessel_cells = patient_rng.standard_normal((TEXTURE_CELLS, TEXTURE_CELLS))
     x, y = _body_grid(size, imaging)
     x = x + a.scoliosis * y  # the midline leans, and the organs with it
     body, lungs = _body(a, x, y), _lungs(a, x, y)
     hilum = _bump(np.hypot(np.abs(x) - 0.2, y), 0.22)
-    air = lungs * (1 - a.lung_density - a.vessels * _texture(vessel_cells, x, y) - 0.3 * hilum)
+    air = lungs * (1 - a.lung_density - a.vessels * _texture(patient_rng, x, y) - 0.3 * hilum)
     if label == 1:
         air = air * (1 - _opacity(patient_rng, x, y, imaging.progress))
     trachea = _inside(0.05 - np.abs(x)) * _inside(-0.3 - y) * _inside(y + 1.0)

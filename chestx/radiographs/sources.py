@@ -1,19 +1,19 @@
 """Sources of radiographs: phantoms, the Hub, Kaggle or any folder of images, as plain rows.
 
 Every source ends as a folder on disk, which ``folder_rows`` reads. A row is a dict with ``image``
-(a path), ``label``, ``file_name`` and ``sha256``.
+(a path), ``label``, ``file_name``, ``sha256`` and ``part`` (train, val or test).
 """
 
 import contextlib
 import hashlib
 import io
-import itertools
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 from PIL import Image, ImageOps
@@ -28,8 +28,9 @@ NORMAL, PNEUMONIA = range(2)
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 HUB_REPOSITORY = "hf-vision/chest-xray-pneumonia"
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"  # a version works offline too
-NOT_IMAGES = (".ds_store", "thumbs.db", "desktop.ini")  # left in folders by operating systems
+LITTER = ("__macosx", "thumbs.db", "desktop.ini")  # operating systems leave it, and ".names"
 CACHE_VERSION = 1  # raise when decoding changes
+Rows = list[dict[str, Any]]
 
 
 def cache_dir() -> Path:
@@ -37,10 +38,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CHESTX_CACHE", "~/.cache/chestx")).expanduser()
 
 
+def inside(folder: Path) -> list[Path]:
+    """What lies in ``folder``, if there is one, but for what operating systems leave there."""
+    found = [p for p in sorted(folder.glob("*")) if not p.name.startswith(".")]
+    return [p for p in found if p.name.lower() not in LITTER]
+
+
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in ``folder`` but for those that operating systems leave."""
-    found = sorted(p for p in folder.iterdir() if p.is_dir())
-    return [p for p in found if p.name != "__MACOSX" and not p.name.startswith(".")]
+    return [p for p in inside(folder) if p.is_dir()]
+
+
+def is_image_name(path: Path) -> bool:
+    return path.suffix.lower() in Image.registered_extensions()
 
 
 def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[str, Path]]:
@@ -52,20 +61,20 @@ def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[
     """
     roots = [folder, folder / "chest_xray", folder / "chest_xray" / "chest_xray"]
     partial = []
-    for root in (root for root in roots if root.is_dir()):
-        known = [p for p in subfolders(root) if p.name in PARTS]
-        parts = {PARTS[p.name]: p for p in known}
+    for root in roots:
+        known = [name for name in PARTS if (root / name).is_dir()]
+        parts = {PARTS[name]: root / name for name in known}
         if len(parts) < len(known):
-            raise ValueError(f"{root} holds val under two names; keep one of {sorted(PARTS)}")
-        if set(parts) == set(FOLDERS):
-            return root, {part: parts[part] for part in FOLDERS}
+            raise ValueError(f"{root} holds val under two names, {known}; keep one")
+        if len(parts) == len(FOLDERS):
+            return root, parts
         if not parts and folder.resolve().name not in PARTS:  # then the folder above is meant
             parts = {"train": root}
         if "train" in parts:
-            partial.append((root, {part: parts[part] for part in FOLDERS if part in parts}))
+            partial.append((root, parts))
     for root, parts in partial:
-        inside = [p for part in parts.values() for p in subfolders(part)]
-        names = {p.name for p in inside if any(map(is_image_name, p.iterdir()))}
+        folders = [p for part in parts.values() for p in subfolders(part)]
+        names = {p.name for p in folders if any(map(is_image_name, inside(p)))}
         if len(names) > 1 and (classes or names != set(CLASS_NAMES)):
             return root, parts
     raise FileNotFoundError(
@@ -79,48 +88,32 @@ def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[
 def class_pair(parts: dict[str, Path], classes: tuple[str, ...] = ()) -> tuple[str, str]:
     """(negative class, positive class): ``classes``, else Kaggle's, else the two that there are
     in alphabetical order. More than two raise ValueError unless ``classes`` picks two."""
-    found = {part: {p.name for p in subfolders(folder)} for part, folder in parts.items()}
-    every = set().union(*found.values())
-    if classes:
-        if len(set(classes)) != 2 or len(classes) != 2 or not set(classes) <= every:
-            raise ValueError(f"classes={classes}: give two of {sorted(every)}, the negative first")
-        return classes
-    if every <= set(CLASS_NAMES):
-        return CLASS_NAMES
-    if every > set(CLASS_NAMES):
-        part = next(part for part in parts if found[part] - set(CLASS_NAMES))
+    found = sorted({p.name for folder in parts.values() for p in subfolders(folder)})
+    pair = classes or (CLASS_NAMES if set(found) <= set(CLASS_NAMES) else tuple(found))
+    known = set(pair) <= set(found) or pair == CLASS_NAMES  # of these ``list_files`` misses none
+    if len(pair) != 2 or pair[0] == pair[1] or not known:
         raise ValueError(
-            f"{parts[part]}: unknown classes {sorted(found[part] - set(CLASS_NAMES))}; known: "
-            f"{CLASS_NAMES}; choose two by --classes NEGATIVE POSITIVE"
+            f"classes={pair}: give two of {found} by --classes NEGATIVE POSITIVE, found in "
+            f"{[str(folder) for folder in parts.values()]}"
         )
-    if len(every) != 2:
-        raise ValueError(
-            f"{len(every)} classes {sorted(every)} in {[str(p) for p in parts.values()]}; choose "
-            f"two by --classes NEGATIVE POSITIVE"
-        )
-    return tuple(sorted(every))
+    return pair
 
 
-def list_files(parts: dict[str, Path], classes: tuple[str, str]) -> list[tuple[str, str, Path]]:
-    """(part, class name, path) of every image; empty or missing classes raise."""
-    found_files = []
+def list_files(root: Path, parts: dict[str, Path], classes: tuple[str, str]) -> Rows:
+    """The rows of all files, without hash; ValueError for what may not be an image of a class."""
+    rows = []
     for part, folder in parts.items():
-        if loose := [p.name for p in folder.iterdir() if is_image_name(p)]:
-            raise ValueError(f"{folder}: images outside the class folders: {sorted(loose)}")
-        for name in classes:
-            found = [p for p in sorted((folder / name).glob("*")) if p.name[:2] != "._"]
-            found = [p for p in found if p.name.lower() not in NOT_IMAGES]
-            if inside := [p.name for p in found if p.is_dir()]:
-                raise ValueError(f"{folder / name} holds folders {inside}; images only")
-            if not found:
+        if loose := [p.name for p in inside(folder) if is_image_name(p)]:
+            raise ValueError(f"{folder}: images outside the class folders: {loose}")
+        for label, name in enumerate(classes):
+            if folders := [p.name for p in subfolders(folder / name)]:
+                raise ValueError(f"{folder / name} holds folders {folders}; images only")
+            if not (found := inside(folder / name)):
                 raise ValueError(f"{folder / name} holds no images; each class needs some")
-            found_files += [(part, name, path) for path in found]
-    return found_files
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether a name ends like an image's and is not a shadow file (``._name``) of macOS."""
-    return path.suffix.lower() in Image.registered_extensions() and path.name[:2] != "._"
+            for path in found:
+                row = {"image": str(path), "label": label, "part": part}
+                rows.append(row | {"file_name": str(path.relative_to(root))})
+    return rows
 
 
 def inspect_file(path: Path) -> tuple[str, str]:
@@ -144,11 +137,15 @@ def inspect_file(path: Path) -> tuple[str, str]:
         return sha, f"{type(error).__name__}: {error}"
 
 
+def stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
+    """What changes with any of these files: place, size, time."""
+    stats = [path.stat() if path.exists() else path.lstat() for path in paths]  # broken links
+    return [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
+
+
 def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
     """``inspect_file`` of all paths, remembered on disk as long as no file changes."""
-    stats = [path.stat() if path.exists() else path.lstat() for path in paths]  # broken links
-    stamp = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
-    cached = cache_dir() / f"files-{files.fingerprint(CACHE_VERSION, stamp)}.json"
+    cached = cache_dir() / f"files-{files.fingerprint(CACHE_VERSION, stamps(paths))}.json"
     if cached.exists():
         return [tuple(row) for row in files.read_json(cached)]
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
@@ -160,32 +157,35 @@ def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
 
 def folder_rows(
     folder: Path, skip_bad_files: bool, classes: tuple[str, ...] = ()
-) -> tuple[tuple[str, str], dict[str, list], dict[str, str]]:
-    """(class names, rows per official folder, the unreadable files with their reasons)."""
+) -> tuple[tuple[str, str], Rows, dict[str, str]]:
+    """(class names, rows of the readable files, the unreadable ones with their reasons)."""
     root, parts = find_parts(folder, classes)
     pair = class_pair(parts, classes)
-    listed = list_files(parts, pair)
-    inspected = inspect_files([path for _, _, path in listed])
-    bad = {str(p.relative_to(root)): why for (_, _, p), (_, why) in zip(listed, inspected) if why}
+    listed = list_files(root, parts, pair)
+    rows, bad = [], {}
+    for row, (sha, why) in zip(listed, inspect_files([Path(row["image"]) for row in listed])):
+        if why:
+            bad[row["file_name"]] = why
+        else:
+            rows.append(row | {"sha256": sha})
     if bad and not skip_bad_files:
         lines = "\n".join(f"  {name}: {why}" for name, why in bad.items())
         raise ValueError(
             f"{len(bad)} of {len(listed)} files under {root} are unreadable:\n{lines}\n"
             f"mend or remove them, or go on without them by --skip-bad-files"
         )
-    rows: dict[str, list] = {part: [] for part in parts}
-    for (part, class_name, path), (sha, why) in zip(listed, inspected):
-        if not why:
-            row = {"image": str(path), "label": pair.index(class_name)}
-            rows[part].append(row | {"file_name": str(path.relative_to(root)), "sha256": sha})
-    for part, label in itertools.product(parts, (0, 1)):
-        if not any(row["label"] == label for row in rows[part]):
-            raise ValueError(f"{parts[part] / pair[label]}: every file is unreadable: {bad}")
+    readable = {Path(row["file_name"]).parent for row in rows}
+    for name in bad:
+        if Path(name).parent not in readable:
+            raise ValueError(f"{Path(name).parent}: every file is unreadable: {bad}")
     return pair, rows, bad
 
 
 def source_folder(source: str, num_phantoms: int, phantom_size: int) -> Path:
-    """The folder on disk that ``source`` names, or that it is drawn or loaded into."""
+    """The folder on disk that ``source`` names, or that it is drawn or loaded into.
+
+    ``"phantom"``, ``"hub"``, ``"hub:OWNER/NAME@REVISION"``, ``"kaggle"``, or the folder itself.
+    """
     if source == "phantom":
         return phantom_folder(num_phantoms, phantom_size)
     if source == "kaggle":
@@ -246,17 +246,14 @@ def hub_folder(repository: str, revision: str = "main") -> Path:
         for part, rows in zip(parts, splits.values()):
             write_images(rows, folder / part)
 
-    clone = [p for p in sorted(Path(repository).rglob("*")) if p.is_file()]
-    stamp = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in clone]
-    return kept_folder(f"hub-{files.fingerprint(repository, revision, stamp)}", load)
+    clone = stamps(sorted(Path(repository).rglob("*")))  # [] if it is on the Hub
+    return kept_folder(f"hub-{files.fingerprint(repository, revision, clone)}", load)
 
 
 def write_images(rows: datasets.Dataset, folder: Path) -> None:
     """Write one split as ``folder/CLASS/name``, byte for byte; numbered if names are missing."""
-    image, label = (
-        next((key for key, feature in rows.features.items() if isinstance(feature, kind)), "")
-        for kind in (datasets.Image, datasets.ClassLabel)
-    )
+    column = {type(feature): name for name, feature in rows.features.items()}
+    image, label = column.get(datasets.Image), column.get(datasets.ClassLabel)
     if not image or not label:
         raise ValueError(f"an image and a class label are needed, there are {rows.features}")
     rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))

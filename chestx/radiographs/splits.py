@@ -2,7 +2,7 @@
 
 ``load_radiographs`` gives a ``datasets.DatasetDict`` with the columns ``image``, ``label``
 (``ClassLabel``), ``patient``, ``file_name`` and ``sha256`` (of the file's content). On the way an
-image is a row: a dict with these keys and its official folder under ``part``.
+image is a row, see ``sources``, that gets its ``patient`` and then its ``split``.
 
 Source of the data and its file-name grammar: Kermany et al., Cell 172 (2018), in the layout of
 the Kaggle set ``paultimothymooney/chest-xray-pneumonia``.
@@ -19,11 +19,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from chestx import files
 from chestx.config import CommonConfig, processes
-from chestx.radiographs.sources import CLASS_NAMES, FOLDERS, folder_rows, source_folder
+from chestx.radiographs.sources import CLASS_NAMES, FOLDERS, Rows, folder_rows, source_folder
 
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_\d+(?:_\d+)?\.\w+$")
 NORMAL_NAME = re.compile(r"^(NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.\w+$")
-Rows = list[dict[str, Any]]
 
 
 class Radiographs(datasets.DatasetDict):
@@ -115,68 +114,59 @@ def patient_groups(file_names: list[str], hashes: list[str]) -> list[str]:
 # --------------------------------------------------------------------------------------- splits
 
 
-def patient_folds(rows: Rows, number: int) -> list[list[int]]:
-    """Indices of ``number`` folds: always the same, classes in proportion, no patient in two."""
+def patient_folds(rows: Rows, number: int) -> np.ndarray:
+    """The fold, below ``number``, of every row: always the same, classes in proportion, no patient
+    in two."""
     labels, patients = ([row[key] for row in rows] for key in ("label", "patient"))
     folds = StratifiedGroupKFold(n_splits=number, shuffle=True, random_state=0)
-    return [fold.tolist() for _, fold in folds.split(labels, labels, patients)]
+    fold_of = np.empty(len(rows), dtype=int)
+    for fold, (_, indices) in enumerate(folds.split(labels, labels, patients)):
+        fold_of[indices] = fold
+    return fold_of
 
 
-def deck_splits(rows: Rows) -> dict[str, Rows]:
-    """The official folders as they are."""
-    folders = {"train": "train", "validation": "val", "test": "test"}
-    return {name: [r for r in rows if r["part"] == part] for name, part in folders.items()}
+def split_fairly(rows: Rows) -> dict[str, str]:
+    """Change the ``split`` of rows to one by patient; returns those left out, and why.
 
-
-def apart_from_test(rows: Rows) -> tuple[Rows, Rows, dict[str, str]]:
-    """(test, the others without its patients, the files that this left out and why).
-
-    ``test`` is the official folder, or one fold of five where there is none.
+    Test is the official folder or, where there is none, one fold of five. The patients that it
+    lacks: train 75 %, validation 10 %, reference 15 %, which is twenty folds dealt 15 : 2 : 3.
     """
-    if not any(row["part"] == "test" for row in rows):
-        chosen = set(patient_folds(rows, 5)[0])
-        rows = [row | ({"part": "test"} if i in chosen else {}) for i, row in enumerate(rows)]
-    test = [row for row in rows if row["part"] == "test"]
-    judged, own, shared = {row["patient"] for row in test}, [], {}
-    for row in rows:
-        if row["patient"] not in judged:
-            own.append(row)
-        elif row["part"] != "test":
-            why = f"shares patient {row['patient']} (name or content) with the test folder"
-            shared[row["file_name"]] = why
-    return test, own, shared
-
-
-def fair_splits(rows: Rows) -> dict[str, Rows]:
-    """Train 75 %, validation 10 %, reference 15 %: twenty folds, dealt 15 : 2 : 3."""
-    patients = [{row["patient"] for row in rows if row["label"] == label} for label in (0, 1)]
+    if not any(row["split"] == "test" for row in rows):
+        for row, fold in zip(rows, patient_folds(rows, 5)):
+            row["split"] = "test" if fold == 0 else row["split"]
+    judged = {row["patient"] for row in rows if row["split"] == "test"}
+    others = [row for row in rows if row["patient"] not in judged]
+    patients = [{row["patient"] for row in others if row["label"] == label} for label in (0, 1)]
     if (smallest := min(map(len, patients))) < 20:
         raise ValueError(
             f"the fair protocol needs two classes of at least 20 patients each, here are "
             f"{smallest} in the smaller one; use more images, or --protocol deck"
         )
     deal = ["train"] * 15 + ["validation"] * 2 + ["reference"] * 3
-    split_of = {i: name for name, fold in zip(deal, patient_folds(rows, 20)) for i in fold}
-    splits: dict[str, Rows] = {name: [] for name in deal}
-    for i, row in enumerate(rows):
-        splits[split_of[i]].append(row)
-    return splits
+    for row, fold in zip(others, patient_folds(others, 20)):
+        row["split"] = deal[fold]
+    shared = {}
+    for row in rows:
+        if row["patient"] in judged and row["split"] != "test":
+            row["split"] = "left out"
+            why = f"shares patient {row['patient']} (name or content) with the test folder"
+            shared[row["file_name"]] = why
+    return shared
 
 
-def hide_patients(train: Rows, share: float) -> dict[str, Rows]:
-    """``train`` without a ``share`` of the smaller class's patients, and their images as
-    ``hidden``: always the same ones. Raises ValueError unless 0 <= share < 1."""
+def hide_patients(rows: Rows, share: float) -> None:
+    """Move a ``share`` of the smaller class's training patients to the split ``hidden``: always
+    the same ones. Raises ValueError unless 0 <= share < 1."""
     if not 0 <= share < 1:
         raise ValueError(f"hide={share} must lie in [0, 1): somebody must be left to learn from")
+    train = [row for row in rows if row["split"] == "train"]
     label, _ = missing_images(row["label"] for row in train)
     own = sorted({row["patient"] for row in train if row["label"] == label})
     order = np.random.default_rng(0).permutation(len(own))[: round(share * len(own))]
     chosen = {own[i] for i in order}
-    splits: dict[str, Rows] = {"train": [], "hidden": []}
     for row in train:
-        hidden = row["label"] == label and row["patient"] in chosen
-        splits["hidden" if hidden else "train"].append(row)
-    return splits
+        if row["label"] == label and row["patient"] in chosen:
+            row["split"] = "hidden"
 
 
 def stratified_subset(labels: list[int], limit: int) -> list[int]:
@@ -209,14 +199,12 @@ def load_radiographs(
     num_phantoms: int = 800,
     phantom_size: int = 64,
 ) -> Radiographs:
-    """Radiographs by split.
+    """Radiographs by split, from what ``--data`` says, see ``sources.source_folder``.
 
-    ``source`` is ``"phantom"``, ``"hub"``, ``"hub:OWNER/NAME@REVISION"``, ``"kaggle"`` or a folder
-    of images in class folders. Protocol ``"fair"`` gives ``train``, ``validation``, ``reference``
-    and ``test``, ``"deck"`` the official folders. ``classes`` names the negative and the positive
-    class, see ``sources.class_pair``. ``limit`` > 0 keeps a stratified subset of at most that many
-    images per split. ``hide`` > 0 moves that share of the smaller class's training patients from
-    ``train`` to ``hidden``.
+    Protocol ``"fair"`` gives ``train``, ``validation``, ``reference`` and ``test``, ``"deck"`` the
+    official folders. ``classes`` names the negative and the positive class, if they are not the
+    only ones. ``limit`` > 0 keeps a stratified subset of at most that many images per split.
+    ``hide`` > 0 moves that share of the smaller class's training patients to ``hidden``.
 
     Raises FileNotFoundError for a missing folder, OSError for a source that cannot be loaded and
     ValueError for empty or unknown classes, for unreadable files (unless ``skip_bad_files``), for
@@ -226,30 +214,29 @@ def load_radiographs(
         raise ValueError(f"protocol={protocol!r} is unknown; choose 'fair' or 'deck'")
     with processes().local_main_process_first():  # the others find what it put into the cache
         folder = source_folder(source, num_phantoms, phantom_size)
-        class_names, parts, skipped = folder_rows(folder, skip_bad_files, classes)
-    if protocol == "deck" and list(parts) != list(FOLDERS):
+        class_names, rows, skipped = folder_rows(folder, skip_bad_files, classes)
+    official = [part for part in FOLDERS if any(row["part"] == part for row in rows)]
+    groups = patient_groups([row["file_name"] for row in rows], [row["sha256"] for row in rows])
+    for row, group in zip(rows, groups):
+        row["patient"] = group
+        row["split"] = "validation" if row["part"] == "val" else row["part"]
+    if protocol == "fair":
+        skipped |= split_fairly(rows)
+    elif len(official) < len(FOLDERS):
         raise ValueError(
             f"the deck protocol takes the official folders {FOLDERS} as they are, but {source!r} "
-            f"has {list(parts)} alone; use --protocol fair"
+            f"has {official} alone; use --protocol fair"
         )
-    rows = [row | {"part": part} for part, inside in parts.items() for row in inside]
-    groups = patient_groups([row["file_name"] for row in rows], [row["sha256"] for row in rows])
-    rows = [row | {"patient": group} for row, group in zip(rows, groups)]
-    if protocol == "deck":
-        splits = deck_splits(rows)
-    else:
-        test, own, shared = apart_from_test(rows)
-        splits, skipped = fair_splits(own) | {"test": test}, skipped | shared
     if hide:
-        splits |= hide_patients(splits["train"], hide)
+        hide_patients(rows, hide)
 
     radiographs = Radiographs()
     for name in ("train", "validation", "reference", "test", "hidden"):
-        if splits.get(name):
-            radiographs[name] = as_dataset(splits[name], class_names, limit)
+        if inside := [row for row in rows if row["split"] == name]:
+            radiographs[name] = as_dataset(inside, class_names, limit)
     radiographs.source, radiographs.protocol = source, protocol
     radiographs.kind = "phantom" if source == "phantom" else "real"
-    radiographs.class_names, radiographs.official_folders = class_names, list(parts)
+    radiographs.class_names, radiographs.official_folders = class_names, official
     radiographs.skipped_files = skipped
     return radiographs
 

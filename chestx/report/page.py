@@ -5,6 +5,7 @@ a result but its exhibits and what every result says of itself (data, versions, 
 """
 
 import base64
+import functools
 import io
 import itertools
 import tomllib
@@ -29,16 +30,15 @@ def deck() -> list[dict[str, Any]]:
     """The chapters of ``deck.toml``, each with its slides; those of the deck are numbered."""
     numbers = itertools.count(1)
     chapters = tomllib.loads((HERE / "deck.toml").read_text(encoding="utf-8"))["chapter"]
-    for chapter in chapters:
-        for slide in chapter["slide"]:
-            if slide.setdefault("in_deck", True):
-                slide["number"] = next(numbers)
-            slide["text"] = slide["text"].strip()
-            slide.setdefault("formulas", [])
-            slide.setdefault("exhibits", [])
+    for slide in (slide for chapter in chapters for slide in chapter["slide"]):
+        for key, value in (("in_deck", True), ("formulas", []), ("exhibits", [])):
+            slide.setdefault(key, value)
+        if slide["in_deck"]:
+            slide["number"] = next(numbers)
     return chapters
 
 
+@functools.cache
 def formula(tex: str) -> Markup:
     """A formula as an inline SVG image; its TeX is the alternative text."""
     buffer = io.BytesIO()

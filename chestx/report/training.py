@@ -14,13 +14,12 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for, processes
 from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
 from chestx.generators.cvae import ConditionalVAE
-from chestx.generators.registry import title
+from chestx.generators.registry import GENERATORS, title
 from chestx.generators.trained import Sample
 from chestx.radiographs.images import decode, to_float
 from chestx.radiographs.splits import smaller_class
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.diagrams import count_parameters
-from chestx.report.figures import colour
 from chestx.step import Exhibit, Picture, Step, Table
 from chestx.study.lessons import distortions
 
@@ -40,15 +39,56 @@ def save_samples(out: Step, sample: Sample, label: int, epoch: int) -> None:
     images = sample(torch.full((8,), label), generators)  # (8, 1, H, W) in [-1, 1]
     path = sample_path(out, epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), padding=2)
+    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), pad_value=1)
     beside = path.with_name(f".{path.name}")  # the other processes may be reading
     save_image(grid, beside)
     beside.replace(path)
 
 
-def samples(out: Step, name: str, epochs: Sequence[int], caption: str = "") -> Picture:
+def kept_epoch(out: Step, history: History) -> dict[str, Any]:
+    """The epoch whose weights were saved: with ``patience`` the best, without it the last."""
+    return best_epoch(history) if out.config.patience else history[-1]
+
+
+def best_epoch(history: History) -> dict[str, Any]:
+    """The epoch with the least validation loss."""
+    return min(history, key=lambda row: row["validation"]["loss"])
+
+
+def exhibits(
+    out: Step,
+    name: str,
+    model: torch.nn.Module,
+    history: History,
+    num_images: int,
+    loss: str,
+) -> dict[str, Exhibit]:
+    """What every trained generator shows: samples, the curve of ``loss`` (its caption), numbers."""
+    prefix = f"{GENERATORS[name].script[:2]}_{name}"
+    kept, best = kept_epoch(out, history), best_epoch(history)
+    averaged = "averaged " if out.config.ema_decay else ""
+    which = "best" if out.config.patience else "last"
+    classes = "both classes"
+    if not getattr(out.config, "class_conditional", True):
+        classes = f"{smaller_class(out.about['counts']['train'])} alone"
+    parts = list(best["validation"])
+    rows = [
+        [which, row["epoch"], row["step"], *(f"{row['validation'][part]:.4g}" for part in parts)]
+        for which, row in (("first", history[0]), ("best", best), ("last", history[-1]))
+    ]
+    return {
+        f"{prefix}_epochs": samples(out, name, {*out.config.sample_epochs, kept["epoch"]}),
+        f"{prefix}_loss": loss_curves(out, name, history, loss),
+        "training": f"{title(name)}: {count_parameters(model):,} parameters, {num_images:,} "
+        f"training images of {classes}, {len(history)} epochs. The generator uses the "
+        f"{averaged}weights of the {which} epoch, {kept['epoch']}.",
+        "epochs": Table(["", "epoch", "steps", *parts], rows, "On the validation split."),
+    }
+
+
+def samples(out: Step, name: str, epochs: set[int]) -> Picture:
     """The rows that ``save_samples`` wrote after ``epochs``, as far as training went."""
-    found = [epoch for epoch in sorted(set(epochs)) if sample_path(out, epoch).exists()]
+    found = [epoch for epoch in sorted(epochs) if sample_path(out, epoch).exists()]
     heading = f"{title(name)}: samples while training"
     figure = start_figure(9, 1.25 * len(found) + 0.7, out.about, heading)
     for epoch, axes in zip(found, figure.subplots(max(1, len(found)), squeeze=False)[:, 0]):
@@ -57,23 +97,17 @@ def samples(out: Step, name: str, epochs: Sequence[int], caption: str = "") -> P
         blank(axes)
         row_name(axes, f"epoch {epoch}")
     class_name = smaller_class(out.about["counts"]["train"])
-    return Picture(figure, f"{class_name}, the same noise in every row. {caption}".rstrip())
+    return Picture(figure, f"{class_name}, the same noise in every row.")
 
 
-def kept_epoch(out: Step, history: History) -> dict[str, Any]:
-    """The epoch whose weights were saved: with ``patience`` the best, without it the last."""
-    best = min(history, key=lambda row: row["validation"]["loss"])
-    return best if out.config.patience else history[-1]
-
-
-def loss(out: Step, name: str, history: History, heading: str, caption: str) -> Picture:
+def loss_curves(out: Step, name: str, history: History, caption: str) -> Picture:
     """Training (dashed) and validation (solid) loss per epoch, and where early stopping came in."""
-    figure = start_figure(6, 3.2, out.about, heading)
+    figure = start_figure(6, 3.2, out.about, f"{title(name)}: loss")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
     train, held_out = ([row[part]["loss"] for row in history] for part in ("train", "validation"))
-    axes.plot(epochs, train, "--", color=colour(name), label="train")
-    axes.plot(epochs, held_out, color=colour(name), label="validation")
+    axes.plot(epochs, train, "--", color=GENERATORS[name].colour, label="train")
+    axes.plot(epochs, held_out, color=GENERATORS[name].colour, label="validation")
     later = train[len(train) // 10 :] + held_out[len(held_out) // 10 :]
     low, high = min(later), max(later)
     margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
@@ -84,36 +118,12 @@ def loss(out: Step, name: str, history: History, heading: str, caption: str) -> 
         if len(history) < out.config.num_epochs:
             last = f"stopped after {len(history)}"
             axes.axvline(len(history), color="#444444", lw=1, ls=":", label=last)
-    axes.set_title(title(name), fontsize=10)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.legend(edgecolor="white")
     plain(axes)
-    return Picture(figure, caption)
-
-
-def summary(
-    out: Step, name: str, model: torch.nn.Module, history: History, num_images: int
-) -> dict[str, Exhibit]:
-    """What was trained on how much, and the losses of the first, the best and the last epoch."""
-    kept = kept_epoch(out, history)
-    averaged = "averaged " if out.config.ema_decay else ""
-    which = "best" if out.config.patience else "last"
-    classes = "both classes"
-    if not getattr(out.config, "class_conditional", True):
-        classes = f"{smaller_class(out.about['counts']['train'])} alone"
-    best = min(history, key=lambda row: row["validation"]["loss"])
-    parts = list(best["validation"])
-    rows = [
-        [which, row["epoch"], row["step"], *(f"{row['validation'][part]:.4g}" for part in parts)]
-        for which, row in (("first", history[0]), ("best", best), ("last", history[-1]))
-    ]
-    return {
-        "training": f"{title(name)}: {count_parameters(model):,} parameters, {num_images:,} "
-        f"training images of {classes}, {len(history)} epochs. The generator uses the "
-        f"{averaged}weights of the {which} epoch, {kept['epoch']}.",
-        "epochs": Table(["", "epoch", "steps", *parts], rows, "On the validation split."),
-    }
+    return Picture(figure, f"{caption} The first tenth may lie above the frame.")
 
 
 def labels(

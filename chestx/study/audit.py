@@ -131,20 +131,17 @@ def check_not_real(path: Path, real: dict[str, str], image_size: int) -> None:
         )
 
 
-def shortcut_audit(
-    radiographs: Radiographs, *, read_test: bool = False, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+def shortcut_audit(radiographs: Radiographs) -> dict[str, Any]:
     """How well width, height, aspect and mean brightness of an image alone tell its class.
 
     Logistic regression of the standardised numbers, of each alone and of all together, fitted to
     train: AUROC on validation with the 95 % interval of a bootstrap over patients, the fit kept.
     Where all files have one size that is not the native one, brightness is left. Size has nothing
-    to do with disease; brightness may. ``read_test`` adds the same on test, under a key of its
-    own: a reading of test, which the caller notes in the ledger.
+    to do with disease; brightness may.
     """
-    parts = ["validation"] + ["test"] * read_test
-    numbers = {name: file_numbers(radiographs[name]) for name in ["train", *parts]}
-    sizes = np.unique(np.concatenate([n[:, :2] for n in numbers.values()]), axis=0).astype(int)
+    train, validation = radiographs["train"], radiographs["validation"]
+    fitted, judged = file_numbers(train), file_numbers(validation)
+    sizes = np.unique(np.concatenate([fitted, judged])[:, :2], axis=0).astype(int)
     if len(sizes) == 1:
         described = "all {} x {}: not native".format(*sizes[0])
         used, columns = "brightness", {"brightness": [3]}
@@ -152,21 +149,19 @@ def shortcut_audit(
         described = f"{len(sizes)} sizes, widths {sizes[0, 0]} to {sizes[-1, 0]}"
         columns = {"width": [0], "height": [1], "aspect": [2], "brightness": [3]}
         used, columns = ", ".join(columns), columns | {"together": [0, 1, 2, 3]}
-    result: dict[str, Any] = {"sizes": described, **{part: {} for part in parts}}
+    rows = {}
     for name, chosen in columns.items():
         model = make_pipeline(StandardScaler(), LogisticRegression())
-        model.fit(numbers["train"][:, chosen], radiographs["train"]["label"])
-        for part in parts:
-            scores = model.decision_function(numbers[part][:, chosen])
-            labels, patients = (np.asarray(radiographs[part][key]) for key in ("label", "patient"))
-            result[part][name] = auroc_interval(labels, scores, patients, resamples, seed)
-    row = result["validation"][list(columns)[-1]]
+        model.fit(fitted[:, chosen], train["label"])
+        scores = model.decision_function(judged[:, chosen])
+        row = auroc_interval(validation["label"], scores, validation["patient"])
+        rows[name] = row
     verdict = "a shortcut" if row["low"] > 0.5 else "no shortcut shown"
-    result["sentence"] = (
+    sentence = (
         f"From {used} of an image alone ({described}) the class is told on validation with AUROC "
         f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]: {verdict}."
     )
-    return result
+    return {"sizes": described, "validation": rows, "sentence": sentence}
 
 
 def file_numbers(split: datasets.Dataset) -> np.ndarray:
@@ -181,9 +176,9 @@ def file_numbers(split: datasets.Dataset) -> np.ndarray:
 
 
 def auroc_interval(
-    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int = 2000
 ) -> dict[str, float]:
     """AUROC of ``scores`` (N,) with the 95 % percentile interval over resampled patients."""
-    draws = bootstrap(labels, patients, {"": scores[None]}, draws=resamples, seed=seed)[""]["auroc"]
+    draws = bootstrap(labels, patients, {"": scores[None]}, draws=resamples)[""]["auroc"]
     low, high = np.quantile(draws[1:], [0.025, 0.975]).tolist()
     return {"auroc": float(draws[0]), "low": low, "high": high}

@@ -4,24 +4,21 @@ from typing import Any
 
 import numpy as np
 
-from chestx.classifier.arms import ARMS
 from chestx.classifier.experiment import Unit
-from chestx.exhibits import plus_minus
+from chestx.exhibits import plus_minus, table_of
 from chestx.generators.registry import DDPMS
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.step import Exhibit, Picture, Step, Table, settings
 from chestx.study import comparison_figures as figures
 from chestx.study import verdict
+from chestx.study.arms import ARMS
 from chestx.study.comparison import WORDS, deviations, disagreements
 from chestx.study.paired import prediction_interval
 
 METRICS = WORDS["of_probabilities"] | WORDS["at_threshold"]
 MARKS = {"better": " ↑", "worse": " ↓", "equivalent": " =", "inconclusive": ""}
-CAPTIONS = {
-    kind: {k: " ".join(v.split()) for k, v in WORDS[kind].items()}
-    for kind in ("protocols", "text", "pictures", "tables")
-}
+CAPTIONS = WORDS["tables"]
 
 
 def exhibits(
@@ -41,8 +38,6 @@ def exhibits(
         "primary": _primary_table(result),
         **_score_tables(result),
         "contrasts": _contrast_table(result),
-        "mcnemar": _mcnemar_table(result),
-        **_seed_tables(result),
         "deck": _deck_table(result),
     }
     return {name: exhibit for name, exhibit in shown.items() if getattr(exhibit, "rows", exhibit)}
@@ -50,17 +45,15 @@ def exhibits(
 
 def _texts(result: dict[str, Any]) -> dict[str, str]:
     """The protocol; what was asked beforehand; rates; audits; the consoles of the deck."""
-    protocol, words = result["data"]["protocol"], CAPTIONS["text"]
-    texts = {"protocol": CAPTIONS["protocols"][protocol].format(**result["config"])}
+    protocol, words = result["data"]["protocol"], WORDS["text"]
+    texts = {"protocol": WORDS["protocols"][protocol].format(**result["config"])}
     if result["primary"]:
         if list(result["data"]["counts"]["train"]) == list(CLASS_NAMES):
             texts["plan"] = words["plan"].format(**result["plan"])
         if departures := "; ".join(deviations(result)):
             texts["departures"] = words["departures"].format(departures=departures)
     if result["exchange"]:
-        said = [verdict.exchange_sentence(rate) for rate in result["exchange"]]
-        said = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
-        texts["rates"] = " ".join([*said, words["rates"]])
+        texts["rates"] = f"{verdict.verdict_sentence(result)} {words['rates']}"
     if protocol == "deck":
         arms = [row["arm"] for row in result["arms"] if row["arm"] != "original"]
         for name, is_ddpm in (("console_ddpm", True), ("console_cvae", False)):
@@ -77,34 +70,35 @@ def _pictures(
     rows, data = result["arms"], result["data"]
     made = {"scores": figures.arm_scores(rows, data, result["deck"])}
     if result["contrasts"]:
-        wanted = figures.EXCHANGE if result["exchange"] else figures.DIFFERENCES
-        made["forest"] = figures.forest(result, data, wanted)
+        made["forest"] = figures.forest(result, data)
     if "_" not in suffix:
         made["confusion"] = figures.confusion_matrices(rows, data)
-        made["reliability"] = figures.reliability_diagrams(rows, data)
         if differ := disagreements(units):
             made["gallery"] = figures.disagreement_gallery(differ, test, data)
     values = {"margin": result["plan"]["equivalence_margin"], "seed": units[0]["seed"]}
     return {
-        name: Picture(figure, CAPTIONS["pictures"][name].format(**values))
+        name: Picture(figure, WORDS["pictures"][name].format(**values))
         for name, figure in made.items()
     }
 
 
-def _interval(row: dict[str, Any], low: str = "low", high: str = "high") -> str:
-    return f"[{row[low]:+.3f}, {row[high]:+.3f}]"
-
-
 def _primary_table(result: dict[str, Any]) -> Table:
-    rows = []
-    for c in result["primary"]:
-        p_values = [f"{c['p']:.2g}", f"{c['p_holm']:.2g}"]
-        equivalent = [_interval(c, "low90", "high90"), "yes" if c["equivalent"] else "no"]
-        estimate = [f"{c['estimate']:+.4f}", _interval(c)]
-        rows.append([ARMS[c["a"]].title, *estimate, *p_values, *equivalent, c["verdict"]])
     margin, alpha = result["plan"]["equivalence_margin"], result["plan"]["primary"]["alpha"]
-    header = ["arm", "difference", "95 %", "p", "p by Holm", "90 %", f"within {margin:g}", ""]
-    return Table(header, rows, CAPTIONS["tables"]["primary"].format(margin=margin, alpha=alpha))
+    columns = {
+        "arm": "{title}",
+        "difference": "{estimate:+.4f}",
+        "95 %": "[{low:+.3f}, {high:+.3f}]",
+        "p": "{p:.2g}",
+        "p by Holm": "{p_holm:.2g}",
+        "90 %": "[{low90:+.3f}, {high90:+.3f}]",
+        f"within {margin:g}": "{within}",
+        "": "{verdict}",
+    }
+    rows = [
+        c | {"title": ARMS[c["a"]].title, "within": "yes" if c["equivalent"] else "no"}
+        for c in result["primary"]
+    ]
+    return table_of(columns, rows, CAPTIONS["primary"].format(margin=margin, alpha=alpha))
 
 
 def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
@@ -120,8 +114,7 @@ def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
             [ARMS[row["arm"]].title, *(plus_minus(row[part][name], 3) for name in names)]
             for row in arms
         ]
-        caption = CAPTIONS["tables"][key].format(**values)
-        tables[key] = Table(["arm", *names.values()], rows, caption)
+        tables[key] = Table(["arm", *names.values()], rows, CAPTIONS[key].format(**values))
     tables["probabilities"].header += ["validation accuracy", "added", "steps"]
     for line, row in zip(tables["probabilities"].rows, arms):
         line += [plus_minus(row["validation_accuracy"], 3), row["num_added"], row["steps"]]
@@ -129,52 +122,23 @@ def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
 
 
 def _contrast_table(result: dict[str, Any]) -> Table:
-    """One row per arm and metric; baselines and thresholds side by side."""
-    found = {(c["a"], c["metric"], c["b"], c["threshold"]): c for c in result["contrasts"]}
-    bases = dict.fromkeys(c["b"] for c in result["contrasts"])
-    thresholds = dict.fromkeys(c["threshold"] for c in result["contrasts"])
-    columns = [(base, threshold) for threshold in thresholds for base in bases]
+    """One row per arm and metric, the baselines side by side."""
+    found = {(c["a"], c["metric"], c["b"]): c for c in result["contrasts"]}
+    bases = dict.fromkeys(base for _, _, base in found)
 
     def cell(*key: str) -> str:
-        c = found.get(key)
-        return f"{c['estimate']:+.3f} {_interval(c)}{MARKS[c['verdict']]}" if c else ""
+        shown = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return shown.format(**found[key]) + MARKS[found[key]["verdict"]] if key in found else ""
 
     rows = [
-        [ARMS[arm].title, METRICS[metric], *(cell(arm, metric, *column) for column in columns)]
-        for arm in dict.fromkeys(c["a"] for c in result["contrasts"])
+        [ARMS[arm].title, METRICS[metric], *(cell(arm, metric, base) for base in bases)]
+        for arm in dict.fromkeys(arm for arm, _, _ in found)
         if arm != "original"  # the mirror of another row
         for metric in ("auroc", "accuracy", "balanced_accuracy")
     ]
-    names = {"0.5": "", "validation": ", threshold of validation"}
-    header = ["arm", "metric", *(f"minus {ARMS[b].title}{names[t]}" for b, t in columns)]
+    header = ["arm", "metric", *(f"minus {ARMS[base].title}" for base in bases)]
     margin = result["plan"]["equivalence_margin"]
-    return Table(header, rows, CAPTIONS["tables"]["contrasts"].format(margin=margin))
-
-
-def _mcnemar_table(result: dict[str, Any]) -> Table:
-    rows = []
-    for arm in dict.fromkeys(row["a"] for row in result["mcnemar"]):
-        own = [row for row in result["mcnemar"] if row["a"] == arm]
-        ahead = [row["a_only"] > row["b_only"] for row in own if row["p_holm"] < 0.05]
-        counts = [f"{np.median([row[key] for row in own]):g}" for key in ("a_only", "b_only")]
-        rows.append([ARMS[arm].title, len(own), *counts, sum(ahead), len(ahead) - sum(ahead)])
-    against = ARMS[result["plan"]["primary"]["against"]].title
-    caption = CAPTIONS["tables"]["mcnemar"].format(against=against)
-    header = ["arm", "seeds", "arm alone right", f"{against} alone right"]
-    return Table([*header, "seeds in which the arm is better", "worse"], rows, caption)
-
-
-def _seed_tables(result: dict[str, Any]) -> dict[str, Table]:
-    seeds = sorted({seed["seed"] for row in result["arms"] for seed in row["seeds"]})
-    tables = {}
-    for metric in ("accuracy", "auroc"):
-        rows = []
-        for row in result["arms"]:
-            own = {seed["seed"]: f"{seed[metric]:.4f}" for seed in row["seeds"]}
-            rows.append([ARMS[row["arm"]].title, *(own.get(seed, "") for seed in seeds)])
-        caption = CAPTIONS["tables"]["seeds"].format(metric=METRICS[metric])
-        tables[f"seeds_{metric}"] = Table(["arm", *(f"seed {s}" for s in seeds)], rows, caption)
-    return tables
+    return Table(header, rows, CAPTIONS["contrasts"].format(margin=margin))
 
 
 def _deck_table(result: dict[str, Any]) -> Table:
@@ -194,4 +158,4 @@ def _deck_table(result: dict[str, Any]) -> Table:
             matrices = [str(slide["confusion"]), str(own["confusion"])]
             rows.append([slide["slide"], "[[TN, FP], [FN, TP]]", *matrices, "", ""])
     header = ["slide", "", "deck", "ours", "95 % range for one more run of ours", "the deck's is"]
-    return Table(header, rows, CAPTIONS["tables"]["deck"])
+    return Table(header, rows, CAPTIONS["deck"])

@@ -1,4 +1,5 @@
-"""How far two sets of images are apart: KID with intervals, FID, precision to coverage, MS-SSIM.
+"""How far two sets of images are apart: KID and FID with intervals, precision to coverage, and
+whether a classifier can tell them apart; how much the images of one set are alike: MS-SSIM.
 
 KID, Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared maximum mean discrepancy
 
@@ -13,6 +14,10 @@ import numpy as np
 import torch
 from pytorch_msssim import ms_ssim
 from scipy.linalg import svdvals
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from chestx.radiographs.images import resize
 
@@ -24,6 +29,43 @@ def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
 
 
+def _kid(
+    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """KID from kernels (m, m), (n, n), (m, n), and without each image of x (m,) and of y (n,)."""
+    m, n = xy.shape
+    rows_x, rows_y = (kernel.sum(1) - kernel.diagonal() for kernel in (xx, yy))
+    sum_x, sum_y, cross = rows_x.sum(), rows_y.sum(), xy.sum()
+
+    def estimate(sum_x, m, sum_y, n, cross):
+        return sum_x / (m * (m - 1)) + sum_y / (n * (n - 1)) - 2 * cross / (m * n)
+
+    value = estimate(sum_x, m, sum_y, n, cross)
+    without_x = estimate(sum_x - 2 * rows_x, m - 1, sum_y, n, cross - xy.sum(1))
+    without_y = estimate(sum_x, m, sum_y - 2 * rows_y, n - 1, cross - xy.sum(0))
+    return float(value), without_x, without_y
+
+
+def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
+    if min(len(x), len(y)) < rows or x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"features {tuple(x.shape)} and {tuple(y.shape)} need at least {rows} rows each and "
+            f"the same dimension; extract both with the same features"
+        )
+
+
+def _kid_of_features(x: torch.Tensor, y: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    _require(x, y, 3)
+    return _kid(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+
+
+def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any]:
+    """The jackknife's: of each set the values without one of its images or groups."""
+    variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
+    se = variance**0.5
+    return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
+
+
 def kid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     """KID, standard error and 95 % interval, by the jackknife over the images of both sets.
 
@@ -31,8 +73,7 @@ def kid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     The jackknife errs towards too large a variance (Efron and Stein 1981), most where the two
     distributions are equal. Images count as independent.
     """
-    value, without_x, without_y = _jackknife(x, y)
-    return _interval("kid", value, without_x, without_y)
+    return _interval("kid", *_kid_of_features(x, y))
 
 
 def kid_difference(a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
@@ -41,15 +82,13 @@ def kid_difference(a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> dict[st
     What the choice of reference images does to both cancels out, so this is sharper than two
     intervals side by side.
     """
-    value_a, without_a, y_a = _jackknife(a, y)
-    value_b, without_b, y_b = _jackknife(b, y)
+    value_a, without_a, y_a = _kid_of_features(a, y)
+    value_b, without_b, y_b = _kid_of_features(b, y)
     return _interval("difference", value_a - value_b, without_a, without_b, y_a - y_b)
 
 
-def kid_floor(
-    features: torch.Tensor, patients: list[str], m: int, n: int, splits: int = 200, seed: int = 0
-) -> dict[str, float]:
-    """What KID makes of real against real: m against n images of different patients, many times.
+def kid_floor(features: torch.Tensor, patients: list[str], m: int, n: int) -> dict[str, float]:
+    """What KID makes of real against real: m against n images of different patients, 200 times.
 
     Returns the mean and the 95th percentile; a generator below the latter cannot be told from
     real images by KID with so many images. Raises ValueError if there are fewer than m + n.
@@ -58,15 +97,16 @@ def kid_floor(
         raise ValueError(f"{len(features)} real images cannot be split into {m} + {n}; take fewer")
     kernel = polynomial_kernel(features, features)
     _, group = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     values = []
-    for _ in range(splits):
+    for _ in range(200):
         rank = rng.permutation(group.max() + 1)[group]  # patients in random order
         order = np.lexsort((rng.random(len(group)), rank))
-        first = order[:m]
-        apart = order[rank[order] > rank[first[-1]]][:n]  # the last patient of the first is left
-        if len(apart) == n:
-            values.append(_value(*_sums(kernel, torch.as_tensor(first), torch.as_tensor(apart))))
+        x = order[:m]
+        y = order[rank[order] > rank[x[-1]]][:n]  # the last patient of x is left out
+        if len(y) == n:
+            blocks = (kernel[rows][:, columns] for rows, columns in ((x, x), (y, y), (x, y)))
+            values.append(_kid(*blocks)[0])
     if not values:
         raise ValueError(f"no patient-disjoint split into {m} + {n}; take fewer images")
     return {"mean": float(np.mean(values)), "p95": float(np.quantile(values, 0.95))}
@@ -80,16 +120,27 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
     both centred, which needs no root of a d x d matrix of deficient rank. With fewer images than
     dimensions FID is large for equal distributions, too: compare it at equal m and n alone.
     """
-    if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(
-            f"features {tuple(x.shape)} and {tuple(y.shape)}: FID needs at least two rows each "
-            f"and the same dimension; extract both with the same features"
-        )
+    _require(x, y, 2)
     x, y = (f.double().numpy() for f in (x, y))
     difference = x.mean(0) - y.mean(0)
     x, y = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y))
     traces = np.square(x).sum() + np.square(y).sum()
     return float(difference @ difference + traces - 2 * svdvals(x @ y.T).sum())
+
+
+def _without_a_group(count: int, patients: list[str] | None) -> list[np.ndarray]:
+    """Rows that stay when one of 20 (or fewer) groups leaves.
+
+    The groups are of about equal size, by chance, but patients stay together.
+    """
+    _, patient = np.unique(range(count) if patients is None else patients, return_inverse=True)
+    sizes = np.bincount(patient)
+    order = np.random.default_rng(0).permutation(len(sizes))
+    filled, group = np.zeros(min(20, len(sizes)), int), np.zeros(len(sizes), int)
+    for each in order[np.argsort(-sizes[order], kind="stable")]:  # the largest first
+        group[each] = filled.argmin()
+        filled[group[each]] += sizes[each]
+    return [np.flatnonzero(group[patient] != left_out) for left_out in range(len(filled))]
 
 
 def fid_interval(
@@ -105,10 +156,8 @@ def fid_interval(
     what the number of images adds is not in it. As with KID it is rather too wide, for Gaussians
     by 10 to 40 %. None instead of the interval where leaving a group out leaves a single image.
     """
-    kept_x, kept_y = (
-        [np.flatnonzero(groups != group) for group in np.unique(groups)]
-        for groups in (_groups(len(x), x_patients), _groups(len(y), y_patients))
-    )
+    kept_x = _without_a_group(len(x), x_patients)
+    kept_y = _without_a_group(len(y), y_patients)
     if min(map(len, kept_x + kept_y)) < 2:
         return {"fid": fid(x, y), "se": None, "low": None, "high": None}
     without_x = torch.tensor([fid(x[rows], y) for rows in kept_x])
@@ -142,7 +191,36 @@ def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) ->
     }
 
 
-def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0) -> float:
+def real_or_made(
+    real: torch.Tensor,
+    made: torch.Tensor,
+    patients: list[str],
+    made_patients: list[str] | None = None,
+) -> float:
+    """AUROC of a logistic regression that tells ``made`` features (n, d) from ``real`` ones (m, d).
+
+    0.5 is the goal of a generator, 1 means that it is always caught. The mean over five folds
+    (fewer if there are fewer patients) that share no patient; each synthetic image counts as a
+    patient of its own, real ones in ``made`` bear ``made_patients``. The penalty is strong and
+    fixed, for there are more features than images. Raises ValueError for fewer than two patients.
+    """
+    own = made_patients or [f"synthetic {i}" for i in range(len(made))]
+    splits = min(5, len(set(patients)), len(set(own)))
+    if splits < 2:
+        raise ValueError("folds without a shared patient need two patients on each side; give more")
+    scores = cross_val_score(
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
+        torch.cat([real, made]).numpy(),
+        np.repeat([0, 1], [len(real), len(made)]),
+        groups=[*patients, *own],
+        cv=StratifiedGroupKFold(splits, shuffle=True, random_state=0),
+        scoring="roc_auc",
+        error_score="raise",
+    )
+    return float(scores.mean())
+
+
+def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400) -> float:
     """Mean MS-SSIM of random pairs of different ``images`` (N, 1, H, W) in [-1, 1].
 
     The higher, the more the images are alike (Odena et al. 2017, arXiv:1610.09585); compare with
@@ -154,7 +232,7 @@ def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0
         raise ValueError(f"{len(images)} image(s): diversity needs at least two")
     images = resize((images.double() + 1) / 2, max(64, images.shape[-1])).clamp(0, 1)
     window = min(11, 2 * ((images.shape[-1] - 1) // 32) + 1)  # 16 (window - 1) < side
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     first = rng.integers(len(images), size=num_pairs)
     second = (first + rng.integers(1, len(images), size=num_pairs)) % len(images)
     values = [
@@ -163,51 +241,3 @@ def ms_ssim_similarity(images: torch.Tensor, num_pairs: int = 400, seed: int = 0
         if len(a)
     ]
     return float(torch.cat(values).mean())
-
-
-def _sums(kernel: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Row sums without the diagonal of k(x, x) and k(y, y), and k(x, y), from one big kernel."""
-    xx, yy, xy = kernel[x][:, x], kernel[y][:, y], kernel[x][:, y]
-    return xx.sum(1) - xx.diagonal(), yy.sum(1) - yy.diagonal(), xy
-
-
-def _value(rows_x: torch.Tensor, rows_y: torch.Tensor, xy: torch.Tensor) -> float:
-    m, n = xy.shape
-    return float(rows_x.sum() / (m * (m - 1)) + rows_y.sum() / (n * (n - 1)) - 2 * xy.mean())
-
-
-def _jackknife(x: torch.Tensor, y: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """KID, and KID without each image of ``x`` (m,) and of ``y`` (n,)."""
-    if min(len(x), len(y)) < 3 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(
-            f"features {tuple(x.shape)} and {tuple(y.shape)}: KID needs at least three rows each "
-            f"and the same dimension; extract both with the same features"
-        )
-    both = torch.cat([x, y])
-    m, n = len(x), len(y)
-    index = torch.arange(m + n)
-    rows_x, rows_y, xy = _sums(polynomial_kernel(both, both), index[:m], index[m:])
-    xx, yy, cross = rows_x.sum(), rows_y.sum(), xy.sum()
-    without_x = (xx - 2 * rows_x) / ((m - 1) * (m - 2)) + yy / (n * (n - 1))
-    without_x -= 2 * (cross - xy.sum(1)) / ((m - 1) * n)
-    without_y = xx / (m * (m - 1)) + (yy - 2 * rows_y) / ((n - 1) * (n - 2))
-    without_y -= 2 * (cross - xy.sum(0)) / (m * (n - 1))
-    return _value(rows_x, rows_y, xy), without_x, without_y
-
-
-def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any]:
-    variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
-    se = variance**0.5
-    return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
-
-
-def _groups(count: int, patients: list[str] | None, groups: int = 20, seed: int = 0) -> np.ndarray:
-    """At most 20 groups of about equal size, (count,): by chance, but patients stay together."""
-    _, patient = np.unique(range(count) if patients is None else patients, return_inverse=True)
-    sizes = np.bincount(patient)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    filled, group = np.zeros(min(groups, len(sizes)), int), np.zeros(len(sizes), int)
-    for each in order[np.argsort(-sizes[order], kind="stable")]:  # the largest first
-        group[each] = filled.argmin()
-        filled[group[each]] += sizes[each]
-    return group[patient]

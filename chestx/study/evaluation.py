@@ -1,184 +1,115 @@
 """Generators against real images: one row of numbers per set of images and feature space."""
 
-import dataclasses
 from typing import Any
 
-import numpy as np
 import torch
 
 from chestx.exhibits import table_of, titled_images
 from chestx.generators.registry import title
 from chestx.step import Exhibit, Picture, Table
-from chestx.study import memorisation as nearest
-from chestx.study.distances import fid_interval, ms_ssim_similarity, precision_to_coverage
-from chestx.study.features import Extract, RealImages, spread
+from chestx.study import distances
+from chestx.study.features import Extract, RealImages
 from chestx.study.latent import checkerboard_energy
+from chestx.study.memorisation import aligned_distances, feature_distances, memorised
 from chestx.study.samplers import Judge
-from chestx.study.utility import real_or_made, transfer_auroc
 
 Scores = dict[str, Any]
-SPACES = {
-    "random_vgg16": "random VGG16",
-    "classifier": "penultimate layer of a classifier of the real training images",
-}
 # TRAIN stands for a perfect generator, UNSEEN says what chance alone makes of real images.
 TRAIN, UNSEEN, REFERENCE = "training images", "validation images", "reference images"
 
 
-@dataclasses.dataclass
-class Evaluation:
-    """Generators against real images: what ``evaluate`` found, by the name of the set."""
-
-    about: str
-    pictures: dict[str, Scores]
-    spaces: dict[str, Scores]  # see ``space_scores``
-    memorisation: dict[str, dict[str, Scores]]  # in pixels and in every space
-    pairs: dict[str, list[tuple[torch.Tensor, str]]]  # rows of a figure
-
-    def exhibits(self, data: dict[str, Any]) -> dict[str, Exhibit]:
-        """The closest pairs as a picture, everything else as tables."""
-        figure = titled_images(self.pairs, data, "The images closest to a training image")
-        caption = (
-            "Above each the distance, 0 for a copy, after a small shift and without brightness and "
-            "contrast. Real validation images, which no generator saw, come first."
-        )
-        return {
-            "07_pairs": Picture(figure, caption),
-            "about": self.about,
-            **{name: space_table(name, space) for name, space in self.spaces.items()},
-            "pictures": pictures_table(self.pictures, self.spaces),
-            "copies": copies_table(self.memorisation),
-        }
-
-
 def evaluate(
-    real: RealImages, made: dict[str, torch.Tensor], extractors: dict[str, Extract], neighbours: int
-) -> Evaluation:
-    """``made`` holds N images (N, 1, H, W) per generator, all equally many."""
-    shown = {REFERENCE: real.own["reference"], **made}
-    copies, pairs = pixel_memorisation(real, made)
-    spaces, memorisation = {}, {"pixels": copies}
+    real: RealImages,
+    made: dict[str, torch.Tensor],
+    extractors: dict[str, Extract],
+    neighbours: int,
+    data: dict[str, Any],
+) -> tuple[dict[str, Scores], dict[str, Exhibit]]:
+    """(scores, exhibits) of generators; ``made`` holds N images (N, 1, H, W) of each.
+
+    ``pictures`` are the scores of every set that need no feature, ``spaces`` those in every space
+    of features, see ``space_scores``, ``memorisation`` those in pixels and in every space.
+    """
+    train, reference = real.own["train"], real.own["reference"]
+    count = len(next(iter(made.values())))
+    pictures = {
+        name: {
+            "ms_ssim": distances.ms_ssim_similarity(images),
+            "checkerboard": checkerboard_energy(images),
+        }
+        for name, images in {REFERENCE: reference, **made}.items()
+    }
+    sets = {UNSEEN: real.own["validation"], **made}
+    spaces, copies = {}, {"pixels": memorised(sets, train, reference, aligned_distances)}
     for name, extract in extractors.items():
-        spaces[name], memorisation[name] = space_scores(extract, real, made, neighbours)
+        judge = Judge.of(extract, real, count)
+        features = {which: judge.space(images) for which, images in made.items()}
+        spaces[name] = space_scores(judge, real, features, neighbours)
+        features = {UNSEEN: judge.real["validation"], **features}
+        copies[name] = memorised(
+            features, judge.space.real, judge.real["reference"], feature_distances
+        )
         for which, row in spaces[name]["rows"].items():
             print(f"{title(name)}, {title(which)}: KID {row['kid']['kid']:.3f}")
-    for which, row in copies.items():
+    for which, row in copies["pixels"].items():
         chance = f"{row['by_chance']:.1f} by chance"
         print(f"{title(which)}: {row['copies']} candidates for copies ({chance})")
     about = (
-        f"{len(next(iter(made.values()))):,} images of each set against "
-        f"{len(real.own['reference']):,} of the reference split. Precision, recall, density, "
-        f"coverage: {neighbours} neighbours. No test image was read."
+        f"{count:,} images of each set against {len(reference):,} of the reference split. Features "
+        f"are those of a VGG16 with random weights, and the penultimate layer of a classifier of "
+        f"the real training images. Precision, recall, density, coverage: {neighbours} neighbours. "
+        f"No test image was read."
     )
-    pictures = {name: picture_scores(images) for name, images in shown.items()}
-    return Evaluation(about, pictures, spaces, memorisation, pairs)
-
-
-def picture_scores(images: torch.Tensor) -> dict[str, float]:
-    """What needs no feature: likeness of pairs, checkerboard, brightness. (N, 1, H, W)."""
-    grey = images.mean((1, 2, 3))
-    return {
-        "ms_ssim": ms_ssim_similarity(images),
-        "checkerboard": checkerboard_energy(images),
-        "brightness_mean": float(grey.mean()),
-        "brightness_sd": float(grey.std()),
+    exhibits = {
+        "07_pairs": pairs_picture(sets, train, copies["pixels"], data),
+        "about": about,
+        **{name: space_table(name, space) for name, space in spaces.items()},
+        "pictures": pictures_table(pictures),
+        "copies": copies_table(copies),
     }
+    return {"pictures": pictures, "spaces": spaces, "memorisation": copies}, exhibits
 
 
 def space_scores(
-    extract: Extract, real: RealImages, made: dict[str, torch.Tensor], neighbours: int
-) -> tuple[Scores, dict[str, Scores]]:
-    """(scores of every set in one feature space, memorisation of every set in that space).
+    judge: Judge, real: RealImages, features: dict[str, torch.Tensor], neighbours: int
+) -> Scores:
+    """Scores of every set in one feature space; ``features`` are (N, d) of each generator.
 
-    ``made`` holds N images per generator, all equally many; as many training images are scored
-    like a generator, which says what is within reach. Train on synthetic / test on real and the
-    reverse take N images of either class of train; the other class is real throughout.
-    ``feature_size`` holds mean and deviation of the size of features before it is normalised, in
-    units of the training images' mean.
+    As many training images are scored like a generator, which says what is within reach.
     """
-    count = len(next(iter(made.values())))
-    judge = Judge.of(extract, real, count)
-    space, reference, train = judge.space, judge.real["reference"], judge.space.real
-    other_train, other_reference = (space(real.others(s, count)) for s in ("train", "reference"))
-    chosen = spread(count, len(train))
-
-    def auroc(trained_on: torch.Tensor, tested_on: torch.Tensor) -> float:
-        return transfer_auroc((trained_on, other_train), (tested_on, other_reference))
-
-    features = {TRAIN: train[chosen]}
-    sizes = {TRAIN: space.real_size[chosen], REFERENCE: space.measure(real.own["reference"])[1]}
-    for name, images in made.items():
-        features[name], sizes[name] = space.measure(images)
+    train, reference = judge.space.real, judge.real["reference"]
+    of_reference = real.patients["reference"]
+    count = len(next(iter(features.values())))
+    # Evenly spread, for files lie in an order, by patient.
+    chosen = torch.linspace(0, len(train) - 1, min(count, len(train))).round().long()
     rows = {}
-    for name, found in features.items():
-        patients = np.asarray(real.train_patients)[chosen].tolist() if name == TRAIN else None
-        kid = judge.scores(found)["reference"]
+    for name, found in {TRAIN: train[chosen], **features}.items():
+        patients = [real.patients["train"][i] for i in chosen] if name == TRAIN else None
+        kid = distances.kid_interval(found, reference)
         rows[name] = {
             "kid": kid,
             "share": kid["kid"] / judge.other_class,
-            "fid": fid_interval(found, reference, patients, real.reference_patients),
-            **precision_to_coverage(reference, found, neighbours),
-            "real_or_made": real_or_made(reference, found, real.reference_patients, patients),
+            "fid": distances.fid_interval(found, reference, patients, of_reference),
+            **distances.precision_to_coverage(reference, found, neighbours),
+            "real_or_made": distances.real_or_made(reference, found, of_reference, patients),
         }
-        if name != TRAIN:
-            rows[name]["train_on_synthetic"] = auroc(found, reference)
-            rows[name]["test_on_synthetic"] = auroc(train[chosen], found)
-    scores = {
-        "floor": judge.floor,
-        "kid_to_other": judge.other_class,
-        "real_to_real": auroc(train[chosen], reference),
-        "feature_size": {
-            name: {"mean": float(size.mean()), "sd": float(size.std())}
-            for name, size in sizes.items()
-        },
-        "rows": rows,
-    }
-    unseen = {UNSEEN: judge.real["validation"], **{name: features[name] for name in made}}
-    distances = {
-        name: tuple(nearest.feature_distances(found, to) for to in (train, reference))
-        for name, found in unseen.items()
-    }
-    return scores, memorised(distances, nearest.feature_distances(train, train))[0]
+    return {"floor": judge.floor, "kid_to_other": judge.other_class, "rows": rows}
 
 
-def memorised(
-    distances: dict[str, tuple[torch.Tensor, torch.Tensor]], within_train: torch.Tensor
-) -> tuple[dict[str, Scores], dict[str, list[tuple[int, int, float]]]]:
-    """(scores, closest pairs) of every set, from distances to train and to held-out images.
-
-    The first set must be real images of neither: it says what is to be expected.
-    """
-    real = next(iter(distances.values()))
-    scores = {
-        name: {
-            "closer": nearest.closer_to_train(near, away),
-            "authentic": nearest.authenticity(near, within_train),
-            "copies": len(nearest.copies((near, away), real)),
-            "by_chance": len(near) / (len(real[0]) + 1),
-            "closest": float(near.min()),
-        }
-        for name, (near, away) in distances.items()
-    }
-    pairs = {n: nearest.closest_pairs(near) for n, (near, _) in distances.items()}
-    return scores, pairs
-
-
-def pixel_memorisation(
-    real: RealImages, made: dict[str, torch.Tensor]
-) -> tuple[dict[str, Scores], dict[str, list[tuple[torch.Tensor, str]]]]:
-    """Memorisation by ``aligned_distances``; for a figure, two rows of (image, text) per set."""
-    sets = {UNSEEN: real.own["validation"], **made}
-    train, held_out = real.own["train"], real.own["reference"]
-    distances = {
-        name: tuple(nearest.aligned_distances(images, to) for to in (train, held_out))
-        for name, images in sets.items()
-    }
-    scores, pairs = memorised(distances, nearest.aligned_distances(train, train))
+def pairs_picture(
+    sets: dict[str, torch.Tensor], train: torch.Tensor, found: Scores, data: dict[str, Any]
+) -> Picture:
+    """The images of every set that are closest to train, each above its neighbour there."""
     rows = {}
-    for name, closest in pairs.items():
-        rows[title(name)] = [(sets[name][i], f"{distance:.2f}") for i, _, distance in closest]
-        rows[f"nearest in train\nto {title(name)}"] = [(train[j], "") for _, j, _ in closest]
-    return scores, rows
+    for name, images in sets.items():
+        pairs = found[name]["pairs"]
+        rows[title(name)] = [(images[i], f"{distance:.2f}") for i, _, distance in pairs]
+        rows[f"nearest in train\nto {title(name)}"] = [(train[j], "") for _, j, _ in pairs]
+    caption = (
+        "Above each the distance, 0 for a copy, after a small shift and without brightness and "
+        "contrast. Real validation images, which no generator saw, come first."
+    )
+    return Picture(titled_images(rows, data, "The images closest to a training image"), caption)
 
 
 def space_table(name: str, space: Scores) -> Table:
@@ -190,45 +121,28 @@ def space_table(name: str, space: Scores) -> Table:
         "FID": "{fid[fid]:.1f}{margin}",
         **{key: f"{{{key}:.2f}}" for key in ("precision", "recall", "density", "coverage")},
         "told apart": "{real_or_made:.2f}",
-        "trained on synthetic": "{train_on_synthetic:.3f}",
-        "tested on synthetic": "{test_on_synthetic:.3f}",
     }
-    real = dict.fromkeys(("train_on_synthetic", "test_on_synthetic"), space["real_to_real"])
     rows = []
     for which, row in space["rows"].items():
-        se = row["fid"]["se"]
-        margin = "" if se is None else f" ± {1.96 * se:.1f}"
-        rows.append({"title": title(which), "margin": margin, **real, **row})
+        se = row["fid"]["se"]  # None for a handful of images
+        rows.append({"title": title(which), "margin": f" ± {1.96 * se:.1f}" if se else "", **row})
     caption = (
-        f"Features: {SPACES[name]}. KID [95 %] of real against real stays below "
+        f"Features: {title(name)}. KID [95 %] of real against real stays below "
         f"{space['floor']['p95']:.3f} in 95 % of patient-disjoint splits; its share is that of the "
         f"KID to the other class, {space['kid_to_other']:.3f}. FID ± 95 % at these numbers of "
         f"images, which alone make it large. Told apart: AUROC of a logistic "
-        f"regression between real and synthetic, folds by patient, 0.5 is the goal. Trained or "
-        f"tested on synthetic images: AUROC of one between the classes at equal numbers, the other "
-        f"class real throughout; in the first row both are real."
+        f"regression between real and synthetic, folds by patient, 0.5 is the goal."
     )
     return table_of(columns, rows, caption)
 
 
-def pictures_table(pictures: dict[str, Scores], spaces: dict[str, Scores]) -> Table:
-    """``picture_scores`` of every set, and the size of its features in every space."""
-    columns = {
-        "": "{title}",
-        "MS-SSIM": "{ms_ssim:.3f}",
-        "checkerboard, dB": "{checkerboard:+.1f}",
-        "brightness": "{brightness_mean:+.3f}",
-        "its sd": "{brightness_sd:.3f}",
-        **{f"size, sd: {title(s)}": f"{{{s}[mean]:.2f}}, {{{s}[sd]:.2f}}" for s in spaces},
-    }
-    rows = [
-        {"title": title(name), **row, **{s: spaces[s]["feature_size"][name] for s in spaces}}
-        for name, row in pictures.items()
-    ]
+def pictures_table(pictures: dict[str, Scores]) -> Table:
+    """What needs no feature: likeness of pairs, checkerboard."""
+    columns = {"": "{title}", "MS-SSIM": "{ms_ssim:.3f}", "checkerboard, dB": "{checkerboard:+.1f}"}
+    rows = [{"title": title(name), **row} for name, row in pictures.items()]
     caption = (
         "MS-SSIM of random pairs (higher: more alike); power at the lattice frequencies against "
-        "that beside them; mean grey of an image in [-1, 1]; size of features: distance from the "
-        "mean of the training images, whose mean is 1, before features are normalised."
+        "that beside them."
     )
     return table_of(columns, rows, caption)
 
@@ -239,8 +153,7 @@ def copies_table(found: dict[str, dict[str, Scores]]) -> Table:
         "set": "{title}",
         "distance in": "{space}",
         "closer to train": "{closer[share]:.0%} ± {margin:.0%}",
-        "authentic": "{authentic:.0f} %",
-        "smallest distance": "{closest:.3f}",
+        "smallest distance": "{pairs[0][2]:.3f}",
         "copies (by chance)": "{candidates}",
     }
     rows = [
@@ -259,7 +172,7 @@ def copies_table(found: dict[str, dict[str, Scores]]) -> Table:
         "held-out ones is nearer than the nearest held-out one; about 50 % where nothing was "
         "copied. Copies: the distance to train is a smaller part of that to held-out images than "
         "for any validation image; in brackets, how many chance alone would give. "
-        "Authentic: AuthPct. Compare with validation images, which no generator saw: few patients "
+        "Compare with validation images, which no generator saw: few patients "
         "and blur move both. Pixel distances allow for a small shift, brightness and contrast."
     )
     return table_of(columns, rows, caption)

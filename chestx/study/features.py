@@ -6,7 +6,6 @@ Features are those of a VGG16 with random weights, or the penultimate layer of t
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torchvision.models import vgg16
 
@@ -14,55 +13,36 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.config import processes
 from chestx.radiographs.images import resize, to_float
 from chestx.radiographs.splits import Radiographs, missing_images
-from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.radiographs.tensors import to_tensors
 
 Extract = Callable[[torch.Tensor], torch.Tensor]  # on the device of ``processes``
 
 
-def spread(count: int, total: int) -> torch.Tensor:
-    """Indices of ``count`` of ``total`` images, evenly: files lie in an order, by patient."""
-    return torch.linspace(0, total - 1, min(count, total)).round().long()
-
-
 @dataclasses.dataclass
 class RealImages:
-    """The real images of three splits; ``own`` are those of the class that is synthesized."""
+    """Real images (N, 1, H, W) in [-1, 1] of the class that is synthesized, and their patients."""
 
     label: int  # of that class
-    tensors: dict[str, RadiographTensors]  # train, validation, reference: both classes
-    own: dict[str, torch.Tensor]  # split -> (N, 1, H, W) in [-1, 1]
-    train_patients: list[str]  # of own, as are the next
-    reference_patients: list[str]
+    own: dict[str, torch.Tensor]  # train, validation, reference
+    patients: dict[str, list[str]]  # as above
+    other: torch.Tensor  # the reference images of the other class
 
     @classmethod
     def of(cls, data: Radiographs, image_size: int) -> "RealImages":
-        """Exact duplicates in train are left out: they would excuse every copy of them.
-
-        See ``memorisation.authenticity``. Raises ValueError without a reference split.
-        """
+        """Raises ValueError without a reference split."""
         if "reference" not in data:
             raise ValueError(f"protocol={data.protocol!r} has no reference split; use 'fair'")
         label, _ = missing_images(data["train"]["label"])
-        splits = ("train", "validation", "reference")
-        tensors = {split: to_tensors(data[split], image_size) for split in splits}
-        _, first = np.unique(data["train"]["sha256"], return_index=True)
-        kept, train = np.sort(first), tensors["train"]
-        tensors["train"] = RadiographTensors(train.images[kept], train.labels[kept])
-        own = {split: to_float(t.of_class(label).images) for split, t in tensors.items()}
-        patients = (np.asarray(data["train"]["patient"])[kept], data["reference"]["patient"])
-        train_patients, reference_patients = (
-            np.asarray(names)[(tensors[split].labels == label).numpy()].tolist()
-            for split, names in zip(("train", "reference"), patients)
-        )
-        return cls(label, tensors, own, train_patients, reference_patients)
-
-    def others(self, split: str, count: int) -> torch.Tensor:
-        """At most ``count`` images of the other class, evenly spread over the split."""
-        images = self.tensors[split].of_class(1 - self.label).images
-        return to_float(images[spread(count, len(images))])
+        own, patients = {}, {}
+        for split in ("train", "validation", "reference"):
+            rows = data[split]
+            tensors = to_tensors(rows, image_size)
+            own[split] = to_float(tensors.of_class(label).images)
+            patients[split] = [p for p, y in zip(rows["patient"], rows["label"]) if y == label]
+        return cls(label, own, patients, to_float(tensors.of_class(1 - label).images))
 
 
-def random_vgg16(seed: int = 0) -> Extract:
+def random_vgg16() -> Extract:
     """Channel means after each of the five pools of a VGG16 with random weights: (B, 1472).
 
     Naeem et al. 2020, arXiv:2002.09797, use random weights where ImageNet's do not fit the
@@ -72,7 +52,7 @@ def random_vgg16(seed: int = 0) -> Extract:
     pools would leave nothing of, are enlarged. Needs no download.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         layers = vgg16(weights=None).features.eval().to(processes().device)
 
     def pool_means(images: torch.Tensor) -> torch.Tensor:
@@ -110,29 +90,18 @@ class FeatureSpace:
             raise ValueError("the features of the real images do not vary; give different images")
         self.kept = deviation > 0.01 * deviation.mean()
         self.mean, self.deviation = features.mean(0)[self.kept], deviation[self.kept]
-        self.real, length = self._place(features)  # (N, d), as ``self(real)`` would give them
-        self._unit = length.mean()
-        self.real_size = length / self._unit  # (N,), of mean 1
-
-    @torch.inference_mode()
-    def _raw(self, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
-        device = processes().device
-        return torch.cat([self._extract(b.to(device)).cpu() for b in images.split(batch_size)])
+        self.real = self._place(features)  # (N, d), as ``self(real)`` would give them
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 1, H, W) in [-1, 1] -> features (N, d); small batches keep memory low."""
-        return self.measure(images)[0]
+        """Images (N, 1, H, W) in [-1, 1] -> features (N, d)."""
+        return self._place(self._raw(images))
 
-    def measure(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(features (N, d), their size (N,)), which the projection takes away.
+    @torch.inference_mode()
+    def _raw(self, images: torch.Tensor) -> torch.Tensor:
+        device = processes().device
+        batches = images.split(16)  # small ones keep memory low
+        return torch.cat([self._extract(batch.to(device)).cpu() for batch in batches])
 
-        The size is the length of the standardised features, the distance from the mean of the
-        real images, over the mean length of these: under 1 where images are all too average.
-        """
-        features, length = self._place(self._raw(images))
-        return features, length / self._unit
-
-    def _place(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = (features[:, self.kept] - self.mean) / self.deviation
-        placed = torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5
-        return placed, features.norm(dim=1)
+    def _place(self, features: torch.Tensor) -> torch.Tensor:
+        standardised = (features[:, self.kept] - self.mean) / self.deviation
+        return torch.nn.functional.normalize(standardised, dim=1) * standardised.shape[1] ** 0.5

@@ -2,7 +2,6 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,10 @@ from scipy import ndimage, optimize
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, plain, start_figure, table_of
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.enhanced_cvae import mean_ssim
-from chestx.generators.pipeline import forward_strip
 from chestx.generators.registry import GENERATORS, title
-from chestx.step import Picture, Table
+from chestx.step import Table
 from chestx.study.twin import GaussianTwin
 
 REAL = "training images"
@@ -104,80 +101,36 @@ def deck_slips() -> Table:
     return Table(["slide", "as written", "right", "what would happen"], rows, caption)
 
 
-def snr_curves(curves: dict[str, torch.Tensor], data: dict[str, Any]) -> Picture:
-    """Signal and its ratio to the noise against t: ``curves`` are abar_t, (T,) per schedule."""
-    figure = start_figure(9, 3.2, data, "What is left of the image at t")
-    left, right = figure.subplots(1, 2)
-    for name, curve in curves.items():
-        abar = curve.double().cpu()
-        label = f"{name}: {float(abar[-1]) ** 0.5:.1%} at T"
-        left.plot(abar.sqrt(), color=SCHEDULE_COLOURS[name], label=label)
-        snr = 10 * torch.log10(abar / (1 - abar))
-        right.plot(snr[snr > -60], color=SCHEDULE_COLOURS[name])
-    left.set_ylabel("share of the amplitude, sqrt(abar_t)")
-    right.set_ylabel("signal to noise, dB")
-    left.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        axes.set_xlabel("t")
-        plain(axes)
-    return Picture(figure, "Below -60 dB the curves are cut.")
-
-
-def last_steps(
-    schedulers: dict[str, DDPMScheduler], images: torch.Tensor, data: dict[str, Any]
-) -> Picture:
-    """What the network sees of eight images (N, 1, H, W) at T under each schedule."""
-    rows = {"image": images[:8]}
-    for name, scheduler in schedulers.items():
-        T = scheduler.config.num_train_timesteps
-        rows[name] = forward_strip(scheduler, images[:8], [T - 1])[0]
-    noise = [torch.randn(images.shape[1:], generator=generator_for(1, i)) for i in range(8)]
-    figure = image_rows(
-        rows | {"pure noise": torch.stack(noise)}, data, "x_T: what the network sees at T"
-    )
-    caption = (
-        "The same images and the same noise under each schedule; sampling starts from the last row."
-    )
-    return Picture(figure, caption)
+def brightness(images: torch.Tensor) -> dict[str, float]:
+    """Mean and standard deviation of the mean greys of images (N, 1, H, W)."""
+    grey = images.mean((1, 2, 3))
+    return {"mean": float(grey.mean()), "sd": float(grey.std(correction=0))}
 
 
 def twin_brightness(
-    real: torch.Tensor, schedulers: dict[str, DDPMScheduler], num_images: int, seed: int
-) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
-    """(images, mean and sd of their brightness) of ``real`` (N, 1, H, W), its Gaussian twin, and
-    the twin as each schedule renders it with all its steps and the exact denoiser."""
-    twin, grey = GaussianTwin.of(real), real.mean((1, 2, 3))
-    images = {REAL: real}
-    greys = {REAL: {"mean": float(grey.mean()), "sd": float(grey.std(correction=0))}}
-    twins = {"twin": twin}
+    real: torch.Tensor, schedulers: dict[str, DDPMScheduler]
+) -> dict[str, dict[str, float]]:
+    """Brightness of ``real`` (N, 1, H, W), its Gaussian twin, and the twin as each schedule renders
+    it with all its steps and the exact denoiser."""
+    twin = GaussianTwin.of(real)
+    greys = {REAL: brightness(real), "twin": dict(zip(("mean", "sd"), twin.brightness()))}
     for name, scheduler in schedulers.items():
-        T = scheduler.config.num_train_timesteps
-        twins[f"twin: {name}"] = twin.rendered(scheduler, "ddpm", T)
-    for name, one in twins.items():
-        images[name] = one.sample([generator_for(seed, i) for i in range(num_images)])
-        greys[name] = dict(zip(("mean", "sd"), one.brightness()))
-    for name, scheduler in schedulers.items():
+        mean, sd = twin.rendered(scheduler, "ddpm", len(scheduler.betas)).brightness()
         left = float(scheduler.alphas_cumprod[-1]) ** 0.5
-        greys[f"twin: {name}"]["signal_at_T"] = left
-    return images, greys
+        greys[f"twin: {name}"] = {"mean": mean, "sd": sd, "signal_at_T": left}
+    return greys
 
 
 def brightness_table(greys: dict[str, dict[str, float]]) -> Table:
-    """``mean`` and ``sd`` of the mean grey by name; ``signal_at_T`` where a schedule has one."""
-    columns = {
-        "": "{title}",
-        "brightness": "{mean:+.3f}",
-        "its sd": "{sd:.3f}",
-        "of the real sd": "{kept:.0%}",
-        "amplitude left at T": "{left}",
-    }
-    rows = [
-        {
-            "title": title(name),
-            **row,
-            "kept": row["sd"] / greys[REAL]["sd"],
-            "left": f"{row['signal_at_T']:.1%}" if "signal_at_T" in row else "",
-        }
-        for name, row in greys.items()
-    ]
-    return table_of(columns, rows, "Mean grey of an image in [-1, 1].")
+    """``brightness`` by name; ``signal_at_T`` where a schedule has one."""
+    rows = []
+    for name, row in greys.items():
+        kept = row["sd"] / greys[REAL]["sd"]
+        left = f"{row['signal_at_T']:.1%}" if "signal_at_T" in row else ""
+        rows.append([title(name), f"{row['mean']:+.3f}", f"{row['sd']:.3f}", f"{kept:.0%}", left])
+    header = ["", "brightness", "its sd", "of the real sd", "amplitude left at T"]
+    caption = (
+        "Mean grey of an image in [-1, 1]. Twin rows: the exact denoiser of Gaussian data with the "
+        "mean and covariance of the training images, by all steps of each schedule."
+    )
+    return Table(header, rows, caption)

@@ -16,8 +16,8 @@ LOWER_IS_BETTER = {"brier"}
 Draws = Mapping[str, Mapping[str, np.ndarray]]  # arm -> metric -> (1 + draws,)
 
 
-def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float | None]:
-    """Mean, standard deviation and Student-t interval of the mean of independent ``values``.
+def mean_interval(values: list[float]) -> dict[str, float | None]:
+    """Mean, standard deviation and 95 % Student-t interval of the mean of independent ``values``.
 
     One value has no spread: its deviation and interval are None.
     """
@@ -25,34 +25,34 @@ def mean_interval(values: list[float], level: float = 0.95) -> dict[str, float |
     if n < 2:
         return {"mean": mean, "sd": None, "low": None, "high": None, "n": n}
     sd = float(np.std(values, ddof=1))
-    low, high = (mean + t * sd / n**0.5 for t in stats.t.interval(level, n - 1))
+    low, high = (mean + t * sd / n**0.5 for t in stats.t.interval(0.95, n - 1))
     return {"mean": mean, "sd": sd, "low": float(low), "high": float(high), "n": n}
 
 
-def prediction_interval(interval: dict[str, float], level: float = 0.95) -> tuple[float, float]:
-    """Range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
+def prediction_interval(interval: dict[str, float]) -> tuple[float, float]:
+    """95 % range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
 
     Raises ValueError for a single value, which has no spread.
     """
     mean, sd, n = interval["mean"], interval["sd"], interval["n"]
     if n < 2:
         raise ValueError(f"n={n}; a range for one more value needs at least two")
-    low, high = (mean + t * sd * (1 + 1 / n) ** 0.5 for t in stats.t.interval(level, n - 1))
+    low, high = (mean + t * sd * (1 + 1 / n) ** 0.5 for t in stats.t.interval(0.95, n - 1))
     return float(low), float(high)
 
 
 def weighted_scores(
-    labels: np.ndarray, log_odds: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+    labels: np.ndarray, log_odds: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """AUROC, accuracy, balanced accuracy, recall, specificity and Brier score, (S, B) each.
 
-    ``labels`` (N,) in {0, 1}, ``log_odds`` of class 1 (S, N), ``thresholds`` (S,) above which
-    an image counts as positive, ``weights`` (N, B) of images, with some in either class. AUROC is
-    the weighted share of (positive, negative) pairs in the right order, ties counting half.
+    ``labels`` (N,) in {0, 1}, ``log_odds`` of class 1 (S, N), positive above 0 (probability 0.5),
+    ``weights`` (N, B) of images, with some in either class. AUROC is the weighted share of
+    (positive, negative) pairs in the right order, ties counting half.
     """
     positive = labels == 1
     ones, zeros = weights[positive], weights[~positive]
-    right = ((log_odds > thresholds[:, None]) == positive).astype(float)
+    right = ((log_odds > 0) == positive).astype(float)
     recall = right[:, positive] @ ones / ones.sum(0)
     specificity = right[:, ~positive] @ zeros / zeros.sum(0)
     auroc = []
@@ -71,17 +71,19 @@ def weighted_scores(
 
 
 def bootstrap(
-    labels: np.ndarray, patients: np.ndarray, log_odds: Mapping[str, np.ndarray],
-    thresholds: Mapping[str, np.ndarray] | None = None, draws: int = 10_000, seed: int = 0,
-) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    labels: np.ndarray,
+    patients: np.ndarray,
+    log_odds: Mapping[str, np.ndarray],
+    draws: int = 10_000,
+    seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
     """Mean over seeds of every metric of every arm: (1 + draws,), first of the data themselves.
 
     ``labels`` and ``patients`` (N,); ``log_odds`` of class 1 (S, N) by arm, row s of every arm
-    from the same seed; ``thresholds`` (S,) by arm, 0 without. Each draw takes S seeds and as many
-    patients, with all their images, as there are, with replacement, the same for every arm; one
-    that misses a class is drawn again. Percentiles of a difference cover other seeds of training
-    and other patients of this source. They hold on condition of the training images, and of the
-    generator and thresholds where these do not change with the seed.
+    from the same seed. Each draw takes S seeds and as many patients, with all their images, as
+    there are, with replacement, the same for every arm; one that misses a class is drawn again.
+    Percentiles of a difference cover other seeds of training and other patients of this source.
+    They hold on condition of the training images and of the generator.
 
     A bootstrap of few seeds is too narrow (of ten: 90 % for 95 %), so a draw's departures from
     equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
@@ -108,8 +110,7 @@ def bootstrap(
     weights = _image_weights(labels, patients, draws, rng)
     result = {}
     for arm, rows in arms.items():
-        cuts = np.asarray((thresholds or {}).get(arm, np.zeros(shape[0])), dtype=float)
-        scores = weighted_scores(labels, rows, cuts, weights)
+        scores = weighted_scores(labels, rows, weights)
         result[arm] = {name: (seeds * values).mean(0) for name, values in scores.items()}
     return result
 
@@ -164,27 +165,25 @@ def contrast(
     return found | {"margin": margin, "equivalent": equivalent, "verdict": verdict}
 
 
-def exchange_rate(
-    draws: Draws, base: str, synthetic: str, ceiling: str, metric: str = "auroc"
-) -> dict[str, Any]:
+def exchange_rate(draws: Draws, base: str, synthetic: str, ceiling: str) -> dict[str, Any]:
     """(synthetic - base) / (ceiling - base): the share of real images' gain that synthesis gives.
 
-    ``base`` was trained without some real images, ``synthetic`` with as many synthetic ones
-    instead, ``ceiling`` with the hidden ones. A rate x reads "one synthetic image is worth x real
-    ones" as far as the metric is linear in their number in between; where it levels off, x is an
-    upper bound. ``low`` and ``high`` are the 95 % percentiles of the ratio over the same draws. If
-    the interval of ceiling - base contains 0 any rate fits (Fieller 1954): ``determined`` is
-    False, and rate and interval are None. ``ceiling_gain`` is that contrast.
+    All of AUROC. ``base`` was trained without some real images, ``synthetic`` with as many
+    synthetic ones instead, ``ceiling`` with the hidden ones. A rate x reads "one synthetic image is
+    worth x real ones" as far as AUROC is linear in their number in between; where it levels off, x
+    is an upper bound. ``low`` and ``high`` are the 95 % percentiles of the ratio over the same
+    draws. If the interval of ceiling - base contains 0 any rate fits (Fieller 1954): ``determined``
+    is False, and rate and interval are None. ``ceiling_gain`` is that contrast.
     """
-    gain = contrast(draws, ceiling, base, metric)
-    result = {"metric": metric, "ceiling_gain": gain, "rate": None, "low": None, "high": None}
-    if gain["low"] <= 0 <= gain["high"]:
-        return {**result, "determined": False}
-    start = draws[base][metric]
-    rate = (draws[synthetic][metric] - start) / (draws[ceiling][metric] - start)
-    low, high = np.quantile(rate[1:], [0.025, 0.975])
-    rates = {"rate": float(rate[0]), "low": float(low), "high": float(high)}
-    return {**result, **rates, "determined": True}
+    gain = contrast(draws, ceiling, base)
+    determined = not gain["low"] <= 0 <= gain["high"]
+    found = {"arm": synthetic, "ceiling_gain": gain, "determined": determined}
+    if not determined:
+        return found | {"rate": None, "low": None, "high": None}
+    start = draws[base]["auroc"]
+    rate = (draws[synthetic]["auroc"] - start) / (draws[ceiling]["auroc"] - start)
+    low, high = np.quantile(rate[1:], [0.025, 0.975]).tolist()
+    return found | {"rate": float(rate[0]), "low": low, "high": high}
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -196,16 +195,3 @@ def holm(p_values: list[float]) -> list[float]:
     p, order = np.asarray(p_values, dtype=float), np.argsort(p_values)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return steps[np.argsort(order)].tolist()
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
-    """Exact McNemar test of one seed: do two classifiers err equally often on the same images?
-
-    ``correct_a`` and ``correct_b`` (N,) bool. ``a_only`` and ``b_only`` count the images that one
-    alone got right; ``p`` is the two-sided binomial test of their equality. It takes images as
-    independent and these two trainings as given: nothing about other seeds follows.
-    """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    a_only, b_only = int((a & ~b).sum()), int((b & ~a).sum())
-    p = stats.binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
-    return {"a_only": a_only, "b_only": b_only, "p": float(p)}

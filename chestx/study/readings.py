@@ -76,6 +76,6 @@ def sentence(folder: Path = RESULTS) -> str:
     return (
         f"On record are {found['ledger'] + found['earlier']:,} readings of the real test images, "
         f"each of one arm, seed and protocol: {found['ledger']:,} in committed ledgers and "
-        f"{found['earlier']:,} from before one was kept, reconstructed from the reports of those "
+        f"{found['earlier']:,} that stand in none, reconstructed from the reports of those "
         f"runs. Probes from before this project are not counted."
     )

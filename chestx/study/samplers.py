@@ -54,17 +54,12 @@ class Judge:
         there are so many real ones)."""
         space = FeatureSpace(extract, real.own["train"])
         features = {split: space(real.own[split]) for split in ("validation", "reference")}
-        patients = real.train_patients
+        patients = real.patients["train"]
         m = min(num_images, len(patients) // 2)  # a small debug subset has no more
         n = min(len(features["reference"]), len(patients) - m)
-        others = real.tensors["reference"].of_class(1 - real.label).images
-        every = max(1, len(others) // num_images)  # files lie in an order, so not the first ones
-        other = kid_interval(space(pixels.to_float(others[::every])), features["reference"])
+        every = max(1, len(real.other) // num_images)  # files lie in an order: not the first ones
+        other = kid_interval(space(real.other[::every]), features["reference"])
         return cls(space, features, kid_floor(space.real, patients, m, n), other["kid"])
-
-    def scores(self, features: torch.Tensor) -> dict[str, dict[str, float]]:
-        """KID of features with its interval, per split."""
-        return {name: kid_interval(features, real) for name, real in self.real.items()}
 
 
 @dataclasses.dataclass
@@ -100,18 +95,8 @@ def measure(
     """Try ``sample``; ``how`` are the other arguments of ``timed_images``."""
     images, seconds = timed_images(sample, *how)
     features = judge.space(images)
-    kid = judge.scores(features)
+    kid = {split: kid_interval(features, real) for split, real in judge.real.items()}
     return Trial(sampler, steps, evaluations, seconds, kid, features, images[:8].clone())
-
-
-def pareto_front(trials: list[Trial], split: str = "reference") -> list[Trial]:
-    """Those that no other beats in both seconds and KID to ``split``."""
-    costs = [(trial.seconds, trial.kid[split]["kid"]) for trial in trials]
-
-    def beaten(own: tuple[float, float]) -> bool:
-        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in costs)
-
-    return [trial for trial, own in zip(trials, costs) if not beaten(own)]
 
 
 def recommend(trials: list[Trial], validation: torch.Tensor) -> Trial:
@@ -138,19 +123,9 @@ def trials_table(trials: list[Trial]) -> Table:
         "KID, validation": "{kid[validation][kid]:.3f}",
         "KID, reference [95 %]": "{real[kid]:.3f} [{real[low]:.3f}, {real[high]:.3f}]",
         "s per image": "{seconds:.3f}",
-        "images/s": "{speed:.1f}",
-        "Pareto front": "{front}",
     }
-    front = {(trial.sampler, trial.steps) for trial in pareto_front(trials)}
-    rows = [
-        {
-            **trial.row(),
-            "real": trial.kid["reference"],
-            "speed": 1 / trial.seconds,
-            "front": "yes" if (trial.sampler, trial.steps) in front else "",
-        }
-        for trial in sorted(trials, key=lambda trial: trial.kid["reference"]["kid"])
-    ]
+    ordered = sorted(trials, key=lambda trial: trial.kid["reference"]["kid"])
+    rows = [trial.row() | {"real": trial.kid["reference"]} for trial in ordered]
     return table_of(columns, rows, f"{len(trials[0].features)} images each.")
 
 
@@ -177,9 +152,6 @@ def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]
         for trial, x, y in zip(own, seconds, kids):
             text = str(trial.steps)
             axes.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7)
-    front = sorted(pareto_front(trials), key=lambda t: t.seconds)
-    seconds, kids = ([t.seconds for t in front], [t.kid["reference"]["kid"] for t in front])
-    axes.plot(seconds, kids, color="#999999", lw=1, zorder=0, label="Pareto front")
     axes.axhline(floor, color="#4c9f70", ls="--", lw=1, label="real against real, 95th percentile")
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=max(floor, 1e-3))

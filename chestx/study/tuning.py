@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy.special import log_expit, logsumexp
 from torchvision.transforms.v2 import functional as transforms
 
@@ -22,9 +21,9 @@ from chestx.classifier.arms import Arm
 from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.experiment import Experiment, Unit, predict
 from chestx.classifier.metrics import choose_threshold, classification_metrics
-from chestx.exhibits import plain, plus_minus, start_figure
+from chestx.exhibits import plus_minus
 from chestx.radiographs.tensors import RadiographTensors
-from chestx.step import Exhibit, Picture, Table
+from chestx.step import Exhibit, Table
 from chestx.study.paired import mean_interval
 
 CRITERION = "mean of AUROC and best balanced accuracy, all shifted copies of validation pooled"
@@ -224,16 +223,11 @@ def verdict(found: dict[str, Any], kind: str) -> str:
 
 def final_exhibits(found: dict[str, Any]) -> dict[str, Exhibit]:
     """The verdict, and a table of one network and the ensemble at both thresholds."""
-    together = found["ensemble"]
-    parts = {"0.5": "test", "own threshold": "test_tuned"}
-    rows = [
-        [f"one network, {at}", *(plus_minus(found[part][name]) for name in FINAL_SCORES)]
-        for at, part in parts.items()
-    ]
-    rows += [
-        [f"ensemble, {at}", *(f"{together[part][name]:.4f}" for name in FINAL_SCORES)]
-        for at, part in parts.items()
-    ]
+    rows = []
+    for at, part in (("0.5", "test"), ("own threshold", "test_tuned")):
+        one, together = found[part], found["ensemble"][part]
+        rows.append([f"one network, {at}", *(plus_minus(one[name]) for name in FINAL_SCORES)])
+        rows.append([f"ensemble, {at}", *(f"{together[name]:.4f}" for name in FINAL_SCORES)])
     caption = f"Test, {found['test']['auroc']['n']} seeds that the search did not use."
     table = Table(["", *FINAL_SCORES.values()], rows, caption)
     return {"said": found["verdict"], "final": table}
@@ -248,8 +242,8 @@ def printed(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def search_exhibits(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Exhibit]:
-    """The ranking as a picture and as a table."""
+def search_exhibits(rows: list[dict[str, Any]]) -> dict[str, Exhibit]:
+    """The ranking as a table, longer trainings above."""
     table = Table(
         ["recipe", "seeds", *SCORES.values()],
         [
@@ -258,32 +252,8 @@ def search_exhibits(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[st
         ],
         "Validation images alone; mean and, over seeds, standard deviation.",
     )
-    caption = "Longer trainings above; bars: standard deviation over seeds."
-    picture = Picture(ranking_figure(rows, data), f"Validation images alone. {caption}")
-    return {"13_recipes": picture, "ranking": table}
+    return {"ranking": table}
 
 
 def _named(row: dict[str, Any]) -> str:
     return f"{row['name']}, {row['arm']['num_steps']:,} steps"
-
-
-def ranking_figure(rows: list[dict[str, Any]], data: dict[str, Any]) -> Figure:
-    """Every recipe of a search: its criterion, and plain validation AUROC."""
-    figure = start_figure(8, 0.28 * len(rows) + 1.6, data, "Recipes, the best first")
-    axes = figure.subplots()
-    looks = {
-        "criterion": ("o", "#b2182b", "criterion, bar: spread over seeds"),
-        "auroc": ("|", "#555555", "AUROC, all shifts pooled"),
-        "plain_auroc": ("x", "#999999", "AUROC, plain validation"),
-    }
-    for score, (marker, colour, label) in looks.items():
-        means = [row[score]["mean"] for row in rows]
-        spread = [row[score]["sd"] or 0 for row in rows] if score == "criterion" else None
-        places = range(len(rows))
-        axes.errorbar(means, places, xerr=spread, fmt=marker, color=colour, ms=6, label=label)
-    axes.set_yticks(range(len(rows)), [_named(row) for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("score on validation images\n")
-    axes.legend(frameon=False, fontsize=8)
-    plain(axes)
-    return figure

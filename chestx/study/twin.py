@@ -6,17 +6,16 @@ follow from it. In the eigenbasis of S every coordinate is on its own.
 """
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin
-from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from chestx.config import generator_for
-from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.schedulers import (
     SAMPLERS,
     STOCHASTIC,
@@ -24,39 +23,30 @@ from chestx.generators.schedulers import (
     check_schedule,
     steps_within,
     swap_scheduler,
+    walk,
 )
 from chestx.generators.trained import Generator, checked_weights
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs
 from chestx.radiographs.tensors import to_tensors
-from chestx.step import Table
 
 
-class GaussianDenoiser(torch.nn.Module):
-    """The exact prediction for independent Gaussians; stands in for the UNet of the pipeline.
+class GaussianDenoiser:
+    """The exact prediction for independent Gaussians, as ``walk`` asks for it: of x_t and t.
 
     ``mean`` and ``variances`` (K, 1, 1) belong to the K channels of "images" (B, K, side, side),
     each pixel of which is a draw of its own.
     """
 
-    def __init__(
-        self, scheduler: SchedulerMixin, mean: torch.Tensor, variances: torch.Tensor, side: int
-    ):
-        super().__init__()
-        self.config = SimpleNamespace(
-            sample_size=side, in_channels=len(mean), num_class_embeds=None
-        )
+    def __init__(self, scheduler: SchedulerMixin, mean: torch.Tensor, variances: torch.Tensor):
         self.prediction_type = scheduler.config.prediction_type
-        self.dtype, self.device = mean.dtype, mean.device
         abar = scheduler.alphas_cumprod.double()
         # Between two timesteps, where solvers with sigmas of their own land, the angle of
         # (a, b) is interpolated; unlike the SNR it is finite at both ends.
         self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())
         self.mean, self.variances = mean, variances
 
-    def forward(
-        self, noisy_images: torch.Tensor, timestep: torch.Tensor, class_labels: None = None
-    ) -> UNet2DOutput:
+    def __call__(self, noisy_images: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         t = float(timestep)
         below = min(max(int(t), 0), len(self.angles) - 1)
         above = min(below + 1, len(self.angles) - 1)
@@ -66,9 +56,7 @@ class GaussianDenoiser(torch.nn.Module):
         images = self.mean + gain * (noisy_images - a * self.mean)  # E[x_0 | x_t]
         noise = (noisy_images - a * images) / b
         v = a * noise - b * images
-        return UNet2DOutput(
-            {"epsilon": noise, "v_prediction": v, "sample": images}[self.prediction_type]
-        )
+        return {"epsilon": noise, "v_prediction": v, "sample": images}[self.prediction_type]
 
 
 def recovered(
@@ -78,39 +66,25 @@ def recovered(
     means: torch.Tensor,
     deviations: torch.Tensor,
     side: int = 64,
-    seed: int = 0,
     **changes: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Means and standard deviations that a sampler makes of independent N(mean, deviation^2).
 
     ``trained`` is the noise schedule; both results have the shape (K,) of the arguments. Each
-    coordinate is drawn ``side``^2 times by the very pipeline that samples images. What is linear
+    coordinate is drawn ``side``^2 times by the very loop that samples images. What is linear
     in x_T is taken out by regression, so that an ODE solver's numbers are exact but for rounding
     and a stochastic one's deviation has a relative error of about 1 / (side sqrt(2)).
     """
     mean, sd = (values.double()[:, None, None] for values in (means, deviations))
-    pipeline = RadiographPipeline(
-        GaussianDenoiser(trained, mean, sd**2, side), swap_scheduler(trained, sampler, **changes)
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    ends: dict[bool, torch.Tensor] = {}
-
-    def keep(index: int, timestep: int, images: torch.Tensor) -> None:
-        ends[index < 0] = images  # the last one is not clipped to [-1, 1] yet
-
-    pipeline(
-        1,
-        num_inference_steps=num_inference_steps,
-        generator=generator_for(seed),
-        on_step=keep,
-        check=False,
-    )
-    noise, final = (ends[first][0].flatten(1).double() for first in (True, False))  # (K, side^2)
+    scheduler, generator = swap_scheduler(trained, sampler, **changes), generator_for(0)
+    noise = torch.randn((1, len(mean), side, side), generator=generator, dtype=torch.double)
+    denoiser = GaussianDenoiser(trained, mean, sd**2)
+    *_, (_, final) = walk(scheduler, denoiser, noise, num_inference_steps, generator)
+    noise, final = (images[0].flatten(1) for images in (noise, final))  # (K, side^2)
     centred = noise - noise.mean(1, keepdim=True)
     slope = (centred * final).mean(1) / centred.square().mean(1)
     rest = final - slope[:, None] * noise
-    scale = float(pipeline.scheduler.init_noise_sigma)
-    return rest.mean(1), ((slope * scale).square() + rest.var(1)).sqrt()
+    return rest.mean(1), (slope.square() + rest.var(1)).sqrt()
 
 
 @dataclasses.dataclass
@@ -157,18 +131,14 @@ class GaussianTwin:
         coordinates in the eigenbasis are no greys.
         """
         deviations = self.variances.sqrt()
-        low, high = deviations.min().log(), deviations.max().log()
-        grid = torch.linspace(float(low), float(high), 33, dtype=torch.double)
-        far = 100 * grid.exp()  # far from 0, so that what is left of a mean is exact too
+        grid = torch.from_numpy(np.geomspace(deviations.min(), deviations.max(), 33))
+        far = 100 * grid  # far from 0, so that what is left of a mean is exact too
         means, spread = recovered(
-            trained, sampler, num_inference_steps, far, grid.exp(), side, **UNBOUNDED
+            trained, sampler, num_inference_steps, far, grid, side, **UNBOUNDED
         )
-        width = (high - low).clamp(min=1e-9)  # 0 if all are alike, as the one of two images
-        place = ((deviations.log() - low) / width * 32).clamp(0, 32 - 1e-9)
-        left = place.long()
         mean_kept, kept = (
-            values[left] + (place - left) * (values[left + 1] - values[left])
-            for values in (means / far, spread / grid.exp())
+            torch.from_numpy(np.interp(deviations.log(), grid.log(), values))
+            for values in (means / far, spread / grid)
         )
         flat = self.mean.flatten()
         lost = (self.vectors @ flat * (mean_kept - 1)) @ self.vectors
@@ -190,49 +160,32 @@ class GaussianTwin:
         weights = self.vectors.mean(1)  # of each direction in the mean over pixels
         return float(self.mean.mean()), float((weights**2 * self.variances).sum().sqrt())
 
-    def pixel_deviation(self) -> float:
-        """Root of the variance around the mean image, averaged over pixels."""
-        return float((self.variances.sum() / self.mean.numel()).sqrt())
-
 
 def survey(
     twin: GaussianTwin, trained: SchedulerMixin, budgets: tuple[int, ...], side: int = 64
 ) -> list[dict[str, Any]]:
-    """Every sampler with as many steps as each budget of network evaluations allows.
+    """Every sampler with as many steps as each budget of network evaluations allows; prints them.
 
     One row per sampler and budget: ``steps``, what ``check_schedule`` says (``problems``) and, as
-    far as the sampler can do it, ``distance`` to the twin and the shares of the spread of
-    ``brightness`` and of ``pixels`` that it keeps.
+    far as the sampler can do it, its ``distance`` to the twin and the share of the twin's spread
+    of brightness that it keeps (``kept``).
     """
     rows = []
-    for sampler in SAMPLERS:
-        for budget in budgets:
-            row = {"sampler": sampler, "budget": budget, "steps": steps_within(sampler, budget)}
-            try:
-                swapped = swap_scheduler(trained, sampler)
-                row["problems"] = check_schedule(swapped, row["steps"])
-                out = twin.rendered(trained, sampler, row["steps"], side)
-            except ValueError as error:
-                rows.append(row | {"problems": [str(error)]})
-                continue
+    for sampler, budget in itertools.product(SAMPLERS, budgets):
+        row = {"sampler": sampler, "steps": steps_within(sampler, budget)}
+        rows.append(row)
+        try:
+            row["problems"] = check_schedule(swap_scheduler(trained, sampler), row["steps"])
+            out = twin.rendered(trained, sampler, row["steps"], side)
+        except ValueError as error:
+            row["problems"] = [str(error)]
+        else:
             row["distance"] = twin.distance(out)
-            row["brightness"] = out.brightness()[1] / twin.brightness()[1]
-            row["pixels"] = out.pixel_deviation() / twin.pixel_deviation()
-            rows.append(row)
+            row["kept"] = out.brightness()[1] / twin.brightness()[1]
+        kept = [f"keeps {row['kept']:.0%} of the spread"] if "kept" in row else []
+        problems = [problem.partition(":")[0] for problem in row["problems"]]
+        print(f"{sampler:>22} {row['steps']:3d} steps: {', '.join(kept + problems)}")
     return rows
-
-
-def survey_table(rows: list[dict[str, Any]]) -> Table:
-    """What ``survey`` found, sampler by sampler."""
-    shown = [
-        [row["sampler"], str(row["steps"])]
-        + [f"{row[kept]:.0%}" if kept in row else "" for kept in ("pixels", "brightness")]
-        + ["; ".join(row["problems"])]
-        for row in rows
-    ]
-    header = ["sampler", "steps", "pixels", "brightness", "what check_schedule says"]
-    caption = "Share of the spread that each sampler keeps of the Gaussian twin, without a network."
-    return Table(header, shown, caption)
 
 
 def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
@@ -241,10 +194,10 @@ def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
     The best stochastic one is always among them: the exact denoiser errs nowhere, whereas with
     a learned one fresh noise mends the errors of earlier steps.
     """
-    logs: dict[str, list[float]] = {}
+    logs = dict.fromkeys((row["sampler"] for row in rows), 0.0)
     for row in rows:
-        logs.setdefault(row["sampler"], []).append(math.log(row.get("distance", math.inf)))
-    ranked = sorted((s for s in logs if max(logs[s]) < math.inf), key=lambda s: sum(logs[s]))
+        logs[row["sampler"]] += math.log(row.get("distance", math.inf))
+    ranked = sorted((sampler for sampler in logs if logs[sampler] < math.inf), key=logs.get)
     chosen = ranked[:count]
     if not set(chosen) & set(STOCHASTIC):
         chosen = chosen[: count - 1] + [s for s in ranked if s in STOCHASTIC][:1]

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from chestx.classifier.arms import ARMS
 from chestx.exhibits import plus_minus
 from chestx.generators.registry import DDPMS
-from chestx.study.comparison import deviations, exploratory, seeds_in_words
+from chestx.study.arms import ARMS
+from chestx.study.comparison import deviations, seeds_in_words
 
 
 def _answer(verdicts: list[str], margin: float) -> str:
@@ -25,7 +25,7 @@ def _answer(verdicts: list[str], margin: float) -> str:
 
 
 def verdict_sentence(result: dict[str, Any]) -> str:
-    """The answer in one sentence, computed from the primary contrasts of ``compare``.
+    """The answer in one sentence, computed from the primary contrasts.
 
     Without them from those of the generators' arms with duplicates, or else with original, which
     is then called exploratory; of an exchange, from its rates. It says if the plan was not
@@ -34,9 +34,8 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     seeds, data = seeds_in_words(len(result["arms"][0]["seeds"])), result["data"]
     scope = f"{data['protocol']} protocol, {data['kind']} data, {seeds}"
     if result["exchange"]:
-        rates = [rate for rate in result["exchange"] if rate["metric"] == "auroc"]
-        return f"Exploratory, {scope}: {'; '.join(map(exchange_sentence, rates))}."
-    rows = result["primary"] or exploratory(result["contrasts"])
+        return f"Exploratory, {scope}: {'; '.join(map(_worth, result['exchange']))}."
+    rows = result["primary"] or _exploratory(result["contrasts"])
     if not rows:
         return ""
     word = "Exploratory"
@@ -57,6 +56,13 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     )
 
 
+def _exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """AUROC of the arms with synthetic images minus that of duplicates, or else of original."""
+    base = "duplicates" if "duplicates" in {c["b"] for c in contrasts} else "original"
+    found = [c for c in contrasts if (c["metric"], c["b"]) == ("auroc", base)]
+    return [c for c in found if ARMS[c["a"]].generator]
+
+
 def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
     """What the arms of ``rows`` are compared with: as many duplicates only where it is as many."""
     base, added = rows[0]["b"], {row["arm"]: row["num_added"] for row in arms}
@@ -68,50 +74,43 @@ def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
 
 
 def _beside(result: dict[str, Any]) -> str:
-    """What the answer is to be read beside: fresh seeds alone, plain training, classical arms."""
-    text = ""
-    if unread := result.get("unread"):
-        said = ", ".join(f"{_estimate(row)} ({row['verdict']})" for row in unread)
-        text = f" On the seeds that nobody had read before the plan: {said}."
+    """What the answer is to be read beside: plain training, and classical augmentation."""
     named = ["duplicates", "classical", *(row["a"] for row in result["primary"])]
     plain = [
         f"{_estimate(c)} ({c['verdict']})"
         for c in result["contrasts"]
-        if (c["metric"], c["b"], c["threshold"]) == ("auroc", "original", "0.5") and c["a"] in named
+        if (c["metric"], c["b"]) == ("auroc", "original") and c["a"] in named
     ]
-    if plain:
-        text += f" Exploratory, against no added images: {', '.join(plain)}."
     pairs = [
-        f"{_estimate(c)} ({c['verdict']}) against {ARMS[c['b']].title}"
-        for c in result.get("beside", [])
+        f"{_estimate(c)} ({c['verdict']}) against {ARMS[c['b']].title}" for c in result["beside"]
     ]
-    return text + f" {'; '.join(pairs)}." * bool(pairs)
+    text = f" Exploratory, against no added images: {', '.join(plain)}." if plain else ""
+    return text + (f" {'; '.join(pairs)}." if pairs else "")
 
 
 def _estimate(row: dict[str, Any]) -> str:
     adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
-    return f"{ARMS[row['a']].title} {in_brackets(row)}{adjusted}"
+    return f"{ARMS[row['a']].title} {_in_brackets(row)}{adjusted}"
 
 
-def in_brackets(row: dict[str, Any]) -> str:
+def _in_brackets(row: dict[str, Any]) -> str:
     """Estimate and 95 % interval of a contrast."""
     return "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
 
 
-def exchange_sentence(rate: dict[str, Any]) -> str:
-    """What ``exchange_rates`` found for one arm and metric, in words."""
-    metric = {"auroc": "AUROC"}.get(rate["metric"], rate["metric"].replace("_", " "))
-    gain = in_brackets(rate["ceiling_gain"])
+def _worth(rate: dict[str, Any]) -> str:
+    """What one synthetic image or one duplicate is worth."""
+    gain = _in_brackets(rate["ceiling_gain"])
     one = "duplicate" if rate["arm"] == "back_duplicates" else "synthetic image"
     if not rate["determined"]:
         return (
-            f"what one {one} is worth in {metric} is not determined, for the hidden real images "
+            f"what one {one} is worth in AUROC is not determined, for the hidden real images "
             f"themselves change it by {gain}"
         )
     if rate["ceiling_gain"]["estimate"] < 0:
-        return f"in {metric} there is no rate for one {one}: the real ones lower it, {gain}"
+        return f"in AUROC there is no rate for one {one}: the real ones lower it, {gain}"
     worth = "{rate:.2f} [{low:.2f}, {high:.2f}]".format(**rate)
-    return f"in {metric} one {one} is worth {worth} real ones (all the hidden ones: {gain})"
+    return f"in AUROC one {one} is worth {worth} real ones (all the hidden ones: {gain})"
 
 
 def console(rows: list[dict[str, Any]], arms: list[str]) -> str:

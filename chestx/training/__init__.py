@@ -1,6 +1,6 @@
 """Training: the settings, the one loop, its checkpoints, and what guards it."""
 
 from chestx.training.loop import train
-from chestx.training.options import TrainingConfig
+from chestx.training.options import GeneratorConfig, TrainingConfig, VAEConfig
 
-__all__ = ["TrainingConfig", "train"]
+__all__ = ["GeneratorConfig", "TrainingConfig", "VAEConfig", "train"]

@@ -46,3 +46,26 @@ class TrainingConfig:
         """The fields of this class alone, which a resumed run must share, as JSON has them."""
         names = [field.name for field in dataclasses.fields(TrainingConfig)]
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
+
+
+@dataclasses.dataclass
+class GeneratorConfig(TrainingConfig):
+    """What the scripts that train a generator share: the course of the learning rate."""
+
+    lr_scheduler: str = option("cosine", "the learning rate's course")
+    lr_warmup_steps: int = option(100, "steps to reach the peak; at most a tenth of all")
+
+
+@dataclasses.dataclass
+class VAEConfig(GeneratorConfig):
+    """What the scripts that train a conditional VAE share: its size, and how long it trains."""
+
+    latent_dim: int = option(32, "dimensions of z", laptop=64, slides=128)
+    channels: tuple[int, ...] = option(
+        (16, 32, 64),
+        "widths; each halves the side",
+        laptop=(16, 32, 64, 128),
+        slides=(32, 64, 128, 256, 256),
+    )
+    num_epochs: int = option(80, "passes over the train images of both classes, at most")
+    sample_epochs: tuple[int, ...] = option((1, 30, 78), "epochs to sample after, as on the slide")
