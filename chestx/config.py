@@ -23,16 +23,16 @@ ERRORS += (SafetensorError,)  # what ends a script with one line
 PRESETS = ("quick", "laptop", "slides")
 
 
-def option(default: Any, help: str, affects_result: bool = True, **presets: Any) -> Any:
+def option(default: Any, help: str, *, decides: bool = True, **presets: Any) -> Any:
     """A dataclass field that is a flag: ``option(32, "images per step", slides=128)``.
 
-    ``affects_result=False`` marks what may change without making a finished result stale, such
-    as where it is written.
+    ``decides=False`` marks what may change without making a finished result stale, such as where
+    it is written.
     """
     unknown = set(presets) - set(PRESETS)
     if unknown:
         raise ValueError(f"unknown presets {sorted(unknown)}; known: {PRESETS}")
-    metadata = {"help": help, "presets": presets, "affects_result": affects_result}
+    metadata = {"help": help, "presets": presets, "decides": decides}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -45,18 +45,22 @@ class CommonConfig:
     """
 
     preset: Literal["quick", "laptop", "slides"] = option(
-        "quick", "phantoms on a CPU, real images on a CPU, or the deck's settings on a GPU", False
+        "quick",
+        "phantoms on a CPU, real images on a CPU, or the deck's settings on a GPU",
+        decides=False,
     )
     data: str = option(
         "phantom",
         "'phantom' (procedural, no download), 'hub' or 'hub:OWNER/NAME@REVISION' (Hugging Face, no "
         "token), 'kaggle' (needs kagglehub), or a folder of images in class folders",
-        False,  # the images' content decides, not where they lie
+        decides=False,  # the images' content decides, not where they lie
         laptop="hub",
         slides="hub",
     )
     classes: tuple[str, ...] = option(
-        (), "negative and positive class, if not NORMAL and PNEUMONIA or if there are more", False
+        (),
+        "negative and positive class, if not NORMAL and PNEUMONIA or if there are more",
+        decides=False,
     )  # their names and images decide, as part of the data's fingerprint
     protocol: Literal["fair", "deck"] = option(
         "fair", "'fair' splits by patient, 'deck' takes the official folders as they are"
@@ -64,19 +68,30 @@ class CommonConfig:
     image_size: int = option(32, "side of the generated images in pixels", laptop=64, slides=128)
     limit: int = option(0, "at most so many images per split, classes in proportion; 0 for all")
     hide: float = option(
-        0.0, "share of the smaller class's training patients to hide, see 09 --arms exchange", False
+        0.0,
+        "share of the smaller class's training patients to hide, see 09 --arms exchange",
+        decides=False,
     )  # the data's fingerprint knows
-    num_phantoms: int = option(800, "phantoms in the train folder, if data are phantoms", False)
-    skip_bad_files: bool = option(False, "go on without unreadable files and list them", False)
+    num_phantoms: int = option(
+        800, "phantoms in the train folder, if data are phantoms", decides=False
+    )
+    skip_bad_files: bool = option(
+        False, "go on without unreadable files and list them", decides=False
+    )
     seed: int = option(0, "seed of everything random but the split, which is always the same")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
-    resume: bool = option(False, "go on from the newest checkpoint, skip what is done", False)
-    save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
+    resume: bool = option(
+        False, "go on from the newest checkpoint, skip what is done", decides=False
+    )
+    save_every_seconds: float = option(
+        300.0, "at most so much work is lost in a crash", decides=False
+    )
     output_dir: str = option(
-        "outputs", "where everything is written", False,
+        "outputs", "where everything is written", decides=False,
         laptop="outputs/laptop", slides="outputs/slides",
     )  # fmt: skip
 
+    # No annotation, hence no flag; a script overrides it with a name or a property.
     folder = ""  # below output_dir
 
     def inputs(self, data: Any) -> dict[str, Any]:

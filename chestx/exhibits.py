@@ -13,7 +13,6 @@ from chestx.step import Table
 
 # A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
 matplotlib.rcParams["text.parse_math"] = False
-GREY = "#888888"  # the colour of what has none of its own
 
 
 def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
@@ -81,12 +80,14 @@ def titled_images(
     width, height = (1.2, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)  # inches
     size = (width * columns + 1.6, height * len(rows) + 0.8)
     figure = start_figure(*size, data, f"{title}\n")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, row) in zip(grid, rows.items()):
-        for axes in line:
-            blank(axes)
-        for axes, (image, text) in zip(line, row):
-            axes.imshow(to_uint8(image)[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(text, fontsize=7)
-        row_name(line[0], name)
+    # One frame per row: a frame per image would take most of the time of a run's figures.
+    for axes, (name, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items()):
+        for place, (image, text) in enumerate(row):
+            pixels = to_uint8(image)[0].cpu().numpy()
+            extent = (place, place + 0.95, 0, 0.95)
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+            axes.text(place + 0.475, 1, text, ha="center", va="bottom", fontsize=7)
+        axes.set(xlim=(0, columns), ylim=(0, 0.95), aspect="equal")
+        blank(axes)
+        row_name(axes, name)
     return figure

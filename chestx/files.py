@@ -135,7 +135,8 @@ def hold(folder: Path) -> None:
 
     A lock on a file beside the folder, so that another stage may run at the same time. Of several
     processes of one run only the first takes it. Raises OSError with the process that holds the
-    folder. File systems without locks are named, and not protected.
+    folder. Where the file system has no locks, filelock says so and writes a file in their place,
+    which a killed run leaves behind.
     """
     folder = Path(folder).absolute()
     if HELD.get(folder, (0,))[0] == os.getpid() or os.environ.get("RANK", "0") != "0":
@@ -146,9 +147,9 @@ def hold(folder: Path) -> None:
     try:
         file_lock.acquire(timeout=0)
     except Timeout:
+        who = holder.read_text() if holder.exists() else "another process"
         raise OSError(
-            f"{folder} is being written by {holder.read_text()}; wait for it, end it, or give "
-            f"another --output-dir"
+            f"{folder} is being written by {who}; wait for it, end it, or give another --output-dir"
         ) from None
     except (OSError, NotImplementedError) as error:
         print(f"{folder}: no lock here ({error}); see that no other run writes to it")

@@ -54,15 +54,17 @@ class Step:
         self.about = data.describe()
         self.inputs = config.inputs(data)
         self.identity = files.fingerprint(
-            settings(config), self.about["fingerprint"], self.inputs
+            settings(config), self.about["fingerprint"], self.about["order"], self.inputs
         )  # of all that decides the result
 
     def finished(self) -> Result | None:
-        """The stored result, if it was made from this very configuration, data and inputs."""
+        """The stored result, if made from this very configuration, data and inputs, and whole."""
         if not (self.folder / "result.json").exists():
             return None
         result = files.read_json(self.folder / "result.json")
-        return result if result.get("fingerprint") == self.identity else None
+        pictures = [e["file"] for e in result["exhibits"].values() if "file" in e]
+        there = all((self.root / "figures" / name).exists() for name in pictures)
+        return result if there and result["fingerprint"] == self.identity else None
 
     def save(
         self,
@@ -164,7 +166,7 @@ def settings(config: Any) -> dict[str, Any]:
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.metadata.get("affects_result", True)
+        if field.metadata.get("decides", True)
     }
 
 

@@ -37,8 +37,8 @@ class Config(CommonConfig):
     guidance_scale: float = option(1.0, "of DDPMs with a null label (04 --label-dropout); 1: off")
     count: int = option(0, "images per generator; 0 for as many as balance the classes")
     extended: bool = option(False, "also what 09 --arms extended adds")
-    batch_size: int = option(32, "images at a time; does not change them", False, slides=256)
-    overwrite: bool = option(False, "replace a set that was made with other settings", False)
+    batch_size: int = option(32, "images at a time", decides=False, slides=256)
+    overwrite: bool = option(False, "replace a set of other settings", decides=False)
 
     def jobs(self, data: Radiographs) -> list[tuple[Generator, SyntheticSet, int]]:
         """What to make: a generator, where its set lies, how many images."""

@@ -32,7 +32,7 @@ class Config(CommonConfig):
     num_steps: int = option(250, "optimizer steps under fair", laptop=1200, slides=1200)
     num_epochs: int = option(5, "epochs under the deck's protocol")
     num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")
-    keep_in: str = option("", "add readings of test and scores to this folder", False)
+    keep_in: str = option("", "add readings of test and scores to this folder", decides=False)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -32,21 +32,23 @@ class Config(CommonConfig):
     steps: tuple[int, ...] = option((20, 40), "per round", laptop=(800, 2400), slides=(800, 2400))
     seeds: tuple[int, ...] = option((1, 2), "seeds per round", laptop=(1, 2), slides=(1, 2))
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "", laptop="bf16", slides="bf16")
-    final: bool = option(False, "no search: train the chosen recipe and read test", False)
-    recipe_file: str = option("", "for --final; default: examples/recipe.json", False)
-    final_seeds: int = option(10, "trainings of --final, seeds from 100 on", False)
-    keep_in: str = option("", "for --final: add readings and scores to this folder", False)
+    final: bool = option(False, "no search: train the chosen recipe and read test", decides=False)
+    recipe_file: str = option("", "for --final; default: examples/recipe.json", decides=False)
+    final_seeds: int = option(10, "trainings of --final, seeds from 100 on", decides=False)
+    keep_in: str = option("", "for --final: add readings and scores to this folder", decides=False)
 
     @property
     def folder(self) -> str:
         return "tuning/final" if self.final else "tuning"
 
     def inputs(self, data: Radiographs) -> dict:
+        own = Experiment(self, data)
         if not self.final:
-            return {name: arm.settings() for name, arm in recipes.chosen(self.recipes).items()}
+            arms = recipes.chosen(self.recipes).items()
+            return {name: [arm.settings(), own.added(arm)[1]] for name, arm in arms}
         path = Path(self.recipe_file or Path(__file__).with_name("recipe.json"))
-        arm = recipes.load_recipe(path, Experiment(self, data))
-        return {"recipe": arm.settings(), "seeds": self.final_seeds}
+        arm, seeds = recipes.load_recipe(path, own), self.final_seeds
+        return {"recipe": arm.settings(), "added": own.added(arm)[1], "seeds": seeds}
 
     def is_whole(self, data: Radiographs) -> bool:
         return not self.keep_in  # else finished units are still to be kept

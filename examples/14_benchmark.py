@@ -66,7 +66,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     speeds = {}
     for name, (model, loss_fn) in models.items():
         with tempfile.TemporaryDirectory() as trash:
-            history = train(model, loss_fn, images, config, Path(trash), description=name)
+            history = train(model, loss_fn, images, config, Path(trash) / "run", description=name)
         later = history[1:] or history
         speeds[f"train {name}"] = statistics.median(row["images_per_second"] for row in later)
 

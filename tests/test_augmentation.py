@@ -147,6 +147,15 @@ def test_duplicates_balance_the_classes_and_are_taken_in_turn(phantoms, own):
     assert copies.max() - copies.min() <= 1
 
 
+def test_a_weighted_loss_is_the_mean_of_its_shares():
+    """So that two processes train as one does, whatever classes each of them has."""
+    data = tensors(3, 5)
+    model, loss = ChestCNN(16).eval(), Arm(class_weights=True).loss(data.labels)
+    whole, _ = loss(model, data[list(range(8))])
+    shares = [loss(model, data[list(range(start, start + 4))])[0] for start in (0, 4)]
+    assert float(whole) == pytest.approx(float(sum(shares) / 2), rel=1e-6)
+
+
 def test_arms_that_add_nothing_add_nothing(own):
     for arm in ("original", "class_weights", "classical"):
         assert own.added(ARMS[arm]) == (None, {})
@@ -176,8 +185,10 @@ def test_a_finished_unit_is_trained_again_for_another_arm_alone(phantoms, tmp_pa
     unit = own.run_unit("mine", arm, 0, added=(tensors(8, 0), {"mine": "first"}))
     assert (unit["num_added"], unit["steps"]) == (8, 2)
     assert unit["test"]["auroc"] == unit["test_tuned"]["auroc"]
-    assert own.run_unit("mine", arm, 0, added=(None, {"mine": "first"})) == unit
-    assert own.run_unit("mine", arm, 0, added=(None, {"mine": "second"})) != unit
+    assert own.run_unit("mine", arm, 0, added=(tensors(8, 0), {"mine": "first"})) == unit
+    others = tensors(8, 0)
+    others.images[0, 0, 0, 0] ^= 1  # the same words for other pixels
+    assert own.run_unit("mine", arm, 0, added=(others, {"mine": "first"})) != unit
     ledger = files.read_lines(tmp_path / "ledger.jsonl")
     assert len(ledger) == 2
     assert len({line["config"] for line in ledger}) == 2

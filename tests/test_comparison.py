@@ -29,6 +29,7 @@ DATA = {
     "source": "chest_xray",
     "protocol": "fair",
     "fingerprint": "32a261012819",
+    "order": "",
     "counts": {s: {"NORMAL": 40, "PNEUMONIA": 80} for s in ("train", "validation", "test")},
     "skipped_files": {},
 }

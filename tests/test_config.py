@@ -25,7 +25,7 @@ class Config(CommonConfig):
     channels: tuple[int, ...] = option((16, 32), "widths", laptop=(16, 32, 64), slides=(128,))
     learning_rate: float = option(1e-3, "peak, warmed up over 5 % of the steps", laptop=5e-4)
     learned_prior: bool = option(False, "one prior per class")
-    verbose: bool = option(True, "say more", False)
+    verbose: bool = option(True, "say more", decides=False)
 
 
 def test_every_field_is_a_flag_with_its_default() -> None:

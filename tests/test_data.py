@@ -677,3 +677,13 @@ def test_real_files_become_tensors(real: dict[str, Radiographs], own_cache: Path
     tensors = to_tensors(real["deck"]["validation"].select(range(0, 16, 4)), 64)
     assert tensors.images.shape == (4, 1, 64, 64)
     assert (tensors.images.float().flatten(1).std(1) > 20).all()
+
+
+def test_the_order_of_the_images_and_their_patients_are_part_of_what_a_result_depends_on(folder):
+    """Scores are kept in the order of the images: under other names they belong to others."""
+    before = load_radiographs(str(folder), "deck").describe()
+    files_of_test = sorted((folder / "test" / "NORMAL").iterdir())
+    files_of_test[0].rename(files_of_test[0].with_name("IM-9999-0001.jpeg"))
+    after = load_radiographs(str(folder), "deck").describe()
+    assert after["fingerprint"] == before["fingerprint"]  # the same images
+    assert after["order"] != before["order"]

@@ -10,7 +10,7 @@ from chestx import files
 from chestx.config import CommonConfig, option
 from chestx.step import Picture, Step, Table, execute, note_reading
 
-DATA = {"fingerprint": "abc", "source": "phantom"}
+DATA = {"fingerprint": "abc", "order": "def", "source": "phantom"}
 
 
 class Images:
@@ -27,7 +27,7 @@ class Images:
 class Config(CommonConfig):
     folder = "part/done"
     steps: int = option(20, "steps")
-    read: str = option("012345", "stands for an earlier result", False)
+    read: str = option("012345", "stands for an earlier result", decides=False)
 
     def inputs(self, data):
         return {"cvae": self.read}
@@ -46,6 +46,7 @@ def test_finished_only_for_the_same_configuration_data_and_inputs(tmp_path):
     assert step(tmp_path, seed=1).finished() is None
     assert step(tmp_path, steps=21).finished() is None
     assert step(tmp_path, Images(fingerprint="other")).finished() is None
+    assert step(tmp_path, Images(order="other")).finished() is None
     assert step(tmp_path, read="other").finished() is None
 
 
@@ -73,6 +74,9 @@ def test_exhibits_are_stored_as_they_will_be_shown(tmp_path):
     assert (tmp_path / "figures" / "01_x.png").read_bytes()[:4] == b"\x89PNG"
     assert stored["numbers"] == {"header": ["arm", "n"], "rows": [["a", 3]], "caption": "All."}
     assert stored["words"] == {"text": "A sentence."}
+    assert step(tmp_path).finished()
+    (tmp_path / "figures" / "01_x.png").unlink()
+    assert step(tmp_path).finished() is None  # the report would lack a picture
 
 
 def test_execute_works_once_and_again_where_something_changed(tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from chestx.classifier.cnn import ChestCNN, classifier_loss
 from chestx.generators.cvae import ConditionalVAE, cvae_loss
@@ -299,3 +300,37 @@ def test_the_device_is_not_waited_for_at_every_step(tmp_path):
     history = train(build(), loss_fn, data(60), config, tmp_path)
     assert history[-1]["step"] == 60
     assert 0 < Watched.reads < 20
+
+
+def test_averaged_weights_follow_the_model_after_a_resume(tmp_path, monkeypatch):
+    """diffusers puts them where the checkpoint was loaded: they must be moved once more."""
+    moved, to, load = [], EMAModel.to, EMAModel.load_state_dict
+
+    def spy_on_to(self, *args, **kwargs):
+        moved.append("moved")
+        return to(self, *args, **kwargs)
+
+    def spy_on_load(self, state):
+        moved.append("loaded")
+        return load(self, state)
+
+    monkeypatch.setattr(EMAModel, "to", spy_on_to)
+    monkeypatch.setattr(EMAModel, "load_state_dict", spy_on_load)
+    config = TrainingConfig(num_epochs=2, batch_size=8, ema_decay=0.9, save_every_seconds=0)
+    with pytest.raises(KilledError):
+        train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path)
+    train(build(), classifier_loss, data(), config, tmp_path, resume=True)
+    assert moved[-2:] == ["loaded", "moved"]
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_sound_one(tmp_path):
+    config = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=0)
+    with pytest.raises(KilledError):
+        train(build(), killed_at(classifier_loss, 4), data(), config, tmp_path)
+    folder = tmp_path / "checkpoints"
+    (checkpoint.list_checkpoints(folder)[-1] / "state.pt").write_bytes(b"")
+    (folder / ".DS_Store").touch()  # what an operating system leaves is none of ours
+    rare = TrainingConfig(num_epochs=2, batch_size=8, save_every_seconds=1e9)
+    train(build(), classifier_loss, data(), rare, tmp_path, resume=True)
+    names = [path.name for path in checkpoint.list_checkpoints(folder)]
+    assert names == ["step_00000003", "step_00000006"]

@@ -44,8 +44,8 @@ class ClassifierLoss:
     """Cross-entropy averaged over the batch, beside the accuracy, and ways to meet imbalance.
 
     ``augment`` changes the images while the model trains, never in evaluation. ``class_weights``
-    (sum of weighted losses over sum of weights) holds one number per class. Validation has the same
-    objective.
+    holds one number per class, of mean 1 over the training images. The mean is over images,
+    whatever their weights, so that shares of a batch may be averaged.
     """
 
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -61,8 +61,10 @@ class ClassifierLoss:
         logits = model(images).float()  # (B, num_classes)
         accuracy = (logits.argmax(1) == labels).float().mean()
         weights = logits.new_tensor(self.class_weights) if self.class_weights else None
-        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
-        return loss, {"accuracy": accuracy}
+        losses = F.cross_entropy(
+            logits, labels, weight=weights, reduction="none", label_smoothing=self.label_smoothing
+        )  # (B,)
+        return losses.mean(), {"accuracy": accuracy}
 
 
 classifier_loss = ClassifierLoss()  # the deck's: plain cross-entropy

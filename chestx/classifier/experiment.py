@@ -1,11 +1,14 @@
 """The experiment: one arm with one seed, trained, judged on validation, and read once on test.
 
 The same seed means the same initial weights in every arm; the order of the images differs where the
-sets differ in size. Units are written one by one, so a comparison can be interrupted. Every reading
-of the test split goes through ``run_unit`` and into the ledger.
+sets differ in size. A *unit* is one arm trained with one seed: what ``run_unit`` writes as its
+``result.json`` (settings, labels and log-odds by split, threshold, steps). Units are written one by
+one, so a comparison can be interrupted. Every reading of the test split goes through ``run_unit``
+and into the ledger.
 """
 
 import functools
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -75,8 +78,10 @@ class Experiment:
         self.config, self.data, self.resume = config, data, config.resume
         self.root, self.size = Path(config.output_dir), classifier_image_size
         self.label, self.missing = missing_images(data["train"]["label"])
+        described = data.describe()
         self.about = {  # with arm, seed and added images all that decides a unit
-            "data": data.describe()["fingerprint"],
+            "data": described["fingerprint"],
+            "order": described["order"],
             "protocol": data.protocol,
             "image_size": config.image_size,
             "classifier_image_size": classifier_image_size,
@@ -172,8 +177,11 @@ class Experiment:
         started = time.monotonic()
         path = self.root / (folder or f"comparison/{self.data.protocol}/{name}") / f"seed_{seed}"
         images, identity = self.added(arm) if added is None else added
+        if added and images is not None:  # they are known by their pixels alone
+            pixels = images.images.numpy().tobytes()
+            identity = identity | {"pixels": hashlib.sha256(pixels).hexdigest()}
         about = self.about | {"arm": name, "seed": seed, "settings": arm.settings()}
-        about |= {"added": identity, "read_test": read_test}
+        about |= {"added": identity, "read_test": read_test, "judge": judge.__module__}
         about["fingerprint"] = files.fingerprint(about)
         if self.resume and (path / "result.json").exists():
             unit = files.read_json(path / "result.json")

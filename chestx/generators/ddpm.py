@@ -1,7 +1,15 @@
 """The denoising diffusion model: diffusers' ``UNet2DModel``, its noise schedule and its loss.
 
-Ho et al. 2020, arXiv:2006.11239. The deck fixes T = 200, linear betas from 1e-4 to 0.02 and a
-32-dimensional time embedding; the widths behind it are our choice.
+Ho et al. 2020, arXiv:2006.11239. Step t adds noise of variance beta_t, alpha_t = 1 - beta_t, and
+abar_t is the product of alpha_1 to alpha_t; all steps up to t in one stroke are
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,  eps ~ N(0, I).
+
+So sqrt(abar_t) is the share of the signal's amplitude that is left, and abar_t / (1 - abar_t) the
+signal-to-noise ratio (SNR). In code timesteps run from 0 to T - 1: t there is t + 1 in the papers.
+
+The deck fixes T = 200, linear betas from 1e-4 to 0.02 and a 32-dimensional time embedding; the
+widths behind it are our choice.
 """
 
 import torch
@@ -10,13 +18,14 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from chestx.generators.cvae import Batch, Loss
 
-# With the deck's betas abar_T = 0.132 at T = 200, so that 36 % of the signal's amplitude survives
-# at T, yet sampling starts from pure noise. "scaled" multiplies the betas by 1000 / T, as if Ho et
-# al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5. "zero_snr" shifts and
-# stretches the deck's sqrt(abar) until abar_T = 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+# With the deck's betas abar_T = 0.132 at T = 200, so that sqrt(0.132) = 36 % of the signal's
+# amplitude survives at T, yet sampling starts from pure noise. "scaled" multiplies the betas by
+# 1000 / T, as if Ho et al.'s 1000 steps were walked in T: 5e-4 to 0.1 at T = 200, abar_T = 3e-5.
+# "zero_snr" shifts and stretches the deck's sqrt(abar) until abar_T = 0 (Lin et al. 2023,
+# arXiv:2305.08891, algorithm 1).
 SCHEDULES = ("deck", "scaled", "zero_snr")
 BETAS = (1e-4, 0.02)
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # diffusers' names; "sample" is x_0
 
 
 def build_unet(
@@ -117,6 +126,7 @@ class DenoisingLoss:
                 )
             dropped = torch.rand(len(images), device=images.device) < self.label_dropout
             class_labels = torch.where(dropped, null, class_labels)
+        # ``.sample`` is diffusers' word for what the network returned: nothing is drawn here.
         prediction = model(noisy_images, timesteps, class_labels).sample  # (B, 1, H, W)
         return F.mse_loss(prediction.float(), self.target(images, noise, timesteps)), {}
 

@@ -8,7 +8,7 @@ from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 
-DDPM = "04_train_ddpm.py --generator "
+DDPM_SCRIPT = "04_train_ddpm.py --generator "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +29,20 @@ GENERATORS = {
     "enhanced_cvae": Kind(
         "enhanced CVAE", "#17a398", "03_train_enhanced_cvae.py", model=EnhancedConditionalVAE
     ),
-    "ddpm": Kind("DDPM (deck's schedule)", "#e08214", DDPM + "ddpm", "deck", "epsilon"),
-    "ddpm_mended": Kind("DDPM mended", "#b2182b", DDPM + "ddpm_mended", "scaled", "v_prediction"),
+    "ddpm": Kind("DDPM (deck's schedule)", "#e08214", DDPM_SCRIPT + "ddpm", "deck", "epsilon"),
+    "ddpm_mended": Kind(
+        "DDPM mended", "#b2182b", DDPM_SCRIPT + "ddpm_mended", "scaled", "v_prediction"
+    ),
     "ddpm_zero_snr": Kind(
         "DDPM, zero terminal SNR",
         "#7b3294",
-        DDPM + "ddpm_zero_snr",
+        DDPM_SCRIPT + "ddpm_zero_snr",
         "zero_snr",
         "v_prediction",
         is_arm=False,
     ),
     "ddpm_custom": Kind(
-        "DDPM, custom", "#b8860b", DDPM + "ddpm_custom", "deck", "epsilon", is_arm=False
+        "DDPM, custom", "#b8860b", DDPM_SCRIPT + "ddpm_custom", "deck", "epsilon", is_arm=False
     ),
     # The Gaussian of the training images of each class, see study/twin.py: nothing is trained.
     "twin": Kind("Gaussian twin", "#2b8cbe", "06_generate_synthetic.py --extended", is_arm=False),

@@ -40,7 +40,10 @@ class Radiographs(datasets.DatasetDict):
         return sum(p.startswith("content-") for split in self.values() for p in split["patient"])
 
     def describe(self) -> dict[str, Any]:
-        """What every result says about its data; ``fingerprint`` changes with any image."""
+        """What every result says about its data.
+
+        ``fingerprint`` changes with any image, ``order`` with their order or their patients, too.
+        """
         names = self.class_names
         content = {name: sorted(zip(s["sha256"], s["label"])) for name, s in self.items()}
         other_classes = [names] if names != CLASS_NAMES else []
@@ -50,6 +53,7 @@ class Radiographs(datasets.DatasetDict):
             "protocol": self.protocol,
             "counts": {name: class_counts(s["label"], names) for name, s in self.items()},
             "fingerprint": files.fingerprint(content, self.protocol, *other_classes),
+            "order": files.fingerprint([[*s["sha256"], *s["patient"]] for s in self.values()]),
             "official_folders": self.official_folders,
             "without_patient": self.count_unnamed(),
             "skipped_files": self.skipped_files,

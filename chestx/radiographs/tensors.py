@@ -17,8 +17,9 @@ from chestx.radiographs.sources import CACHE_VERSION, cache_dir
 class RadiographTensors(torch.utils.data.Dataset):
     """Images in memory, served in batches: ``images`` uint8 (N, 1, H, W), ``labels`` int64 (N,).
 
-    ``dataset[[3, 1, 2]]`` and a ``DataLoader`` both get a dict with ``images`` float32 in
-    [-1, 1] of shape (B, 1, H, W) and ``class_labels`` (B,).
+    ``dataset[[3, 1, 2]]`` is a batch: a dict with ``images`` float32 in [-1, 1] of shape
+    (B, 1, H, W) and ``class_labels`` (B,). A ``DataLoader`` makes the same with
+    ``collate_fn=lambda batch: batch``.
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor):

@@ -70,7 +70,8 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
 
 def forward(out: Step, name: str, scheduler: DDPMScheduler, images: torch.Tensor) -> Picture:
     """Images (B, 1, H, W) on the way into noise; the mean of many copies shows what is left."""
-    strip = forward_strip(scheduler, images, TIMESTEPS, out.config.seed)  # (9, B, 1, H, W)
+    noisy = forward_strip(scheduler, images, TIMESTEPS[1:], out.config.seed)  # (8, B, 1, H, W)
+    strip = torch.cat([images[None], noisy])
     rows = {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))}
     copies = images[:1].expand(100, -1, -1, -1)
     averaged = forward_strip(scheduler, copies, TIMESTEPS, out.config.seed).mean(1)

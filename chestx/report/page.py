@@ -53,11 +53,12 @@ def formula(tex: str) -> Markup:
 
 def load_results(output_dir: Path, folders: list[str], protocol: str) -> dict[str, Result]:
     """Folder -> result, as far as they are there; for the deck's protocol none of a fair run."""
+    paths = {folder: output_dir / folder / "result.json" for folder in dict.fromkeys(folders)}
+    found = {folder: files.read_json(path) for folder, path in paths.items() if path.exists()}
     return {
-        folder: files.read_json(output_dir / folder / "result.json")
-        for folder in dict.fromkeys(folders)
-        if not (protocol == "deck" and folder.endswith("/fair"))
-        and (output_dir / folder / "result.json").exists()
+        folder: result
+        for folder, result in found.items()
+        if protocol == "fair" or result["data"]["protocol"] == "deck"
     }
 
 

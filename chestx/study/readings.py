@@ -22,7 +22,8 @@ EARLIER = "earlier_readings.json"
 def keep(root: Path, units: list[Unit], folder: Path, patients: list[str]) -> None:
     """Add what ``units`` said of test, and their lines in ``root/ledger.jsonl``, to ``folder``.
 
-    Merged with what is there: no line twice, nothing is lost.
+    Merged with what is there, no line twice; of a reading that was repeated with the same settings
+    the last scores are kept.
     ``patients`` (N,) are those of the test images. Raises ValueError if the folder holds the scores
     of other images.
     """

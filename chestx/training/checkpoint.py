@@ -43,16 +43,23 @@ def save_checkpoint(
         files.write_synced(beside / "state.pt", tensors)
         files.write_synced(beside / "progress.json", json.dumps(about).encode())
         files.sync_folder(beside)
-        shutil.rmtree(final, ignore_errors=True)  # can only be a damaged one that was passed over
         beside.rename(final)
         files.sync_folder(folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise files.not_written(final, len(tensors), error) from error
     before = [path for path in list_checkpoints(folder) if path < final][-1:]
-    for path in set(folder.iterdir()) - {final, *before}:
-        shutil.rmtree(path)  # older, or passed over as damaged
+    for path in {*list_checkpoints(folder), *folder.glob(".writing_*")} - {final, *before}:
+        shutil.rmtree(path)
     return final
+
+
+def drop_later(path: Path) -> None:
+    """Remove the damaged checkpoints after ``path``, with which a run goes on: not to keep them in
+    place of sound ones."""
+    for later in list_checkpoints(path.parent):
+        if later > path:
+            shutil.rmtree(later)
 
 
 def made_with() -> dict[str, Any]:

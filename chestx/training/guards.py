@@ -7,10 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from chestx.config import Interrupted
 
 FULL_MEMORY = re.compile("out of memory|not enough memory|an't allocate memory|ALLOC_FAILED")
 
@@ -54,6 +57,11 @@ def memory_named(batch_size: int) -> Iterator[None]:
             f"batch_size={batch_size} does not fit into the memory ({reason}); try {advice} in "
             f"another --output-dir, or free memory and go on with --resume"
         ) from error
+
+
+def stopped(signals: list[int], what: str, folder: Path) -> Interrupted:
+    """The error to raise after a signal to this process or, as SIGTERM, to another one."""
+    return Interrupted(signals[0] if signals else signal.SIGTERM, f": {what} in {folder}")
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:

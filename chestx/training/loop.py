@@ -10,7 +10,6 @@ and metrics are means over its images, however many each process has: the same a
 
 import dataclasses
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from chestx import files
-from chestx.config import Interrupted, generator_for, processes, seed_sequence
+from chestx.config import generator_for, processes, seed_sequence
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.training import checkpoint, guards
 from chestx.training.options import TrainingConfig
@@ -121,8 +120,7 @@ def train(
     (``ema_decay``) and, with ``patience``, those of the best validation loss. ``on_sample(model,
     epoch)`` is called on the main process after each of ``config.sample_epochs`` with the averaged
     weights. ``identity`` stands for what ``config`` does not know (model, loss, data): with
-    ``resume`` a checkpoint of another identity is no more continued than one of another
-    configuration.
+    ``resume`` no checkpoint of another one is continued.
 
     Raises ValueError for settings that cannot work, FloatingPointError, naming the step, when the
     loss or its gradient is NaN or infinite, MemoryError with the batch size to try, OSError if
@@ -157,8 +155,6 @@ def train(
         model, optimizer = accelerator.prepare(raw_model, optimizer)
         parameters = list(raw_model.parameters())
         ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
-        if ema:
-            ema.to(device)
         parts = {"model": raw_model, "optimizer": optimizer, "lr": lr_scheduler, "ema": ema}
         parts |= {"scaler": accelerator.scaler}
         parts = {name: part for name, part in parts.items() if part is not None}
@@ -168,6 +164,8 @@ def train(
         path = checkpoint.to_resume(folder, config, identity) if resume else None
         accelerator.wait_for_everyone()  # nobody still looks at what the main process may delete
         if path:
+            if main:
+                checkpoint.drop_later(path)
             state, saved_progress = checkpoint.load_checkpoint(path)
             progress, best = Progress(**saved_progress), state["best"]
             for name, part in parts.items():
@@ -175,6 +173,8 @@ def train(
             accelerator.print(f"{description}: resumed at step {progress.step} from {path}")
         elif main:
             checkpoint.start_afresh(Path(output_dir))
+        if ema:
+            ema.to(device)
 
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
         epoch_started, epoch_images = time.monotonic(), progress.images
@@ -192,12 +192,12 @@ def train(
                 order = epoch_order(len(train_data), config.seed, epoch)
                 epoch_started, epoch_images = time.monotonic(), 0
 
-            # One optimizer step. The device is not waited for: nothing of it is read here.
+            # One optimizer step: the README's bare loop. Nothing is read from the device.
             indices = order[k * config.batch_size : (k + 1) * config.batch_size]
             own, weight = own_share(indices, rank, world)
             torch.manual_seed(seed_sequence(config.seed, TRAINING, rank, step))
             loss, logs = loss_fn(model, load_batch(train_data, own, device))
-            accelerator.backward(loss * weight * world)  # DDP takes the mean over processes
+            accelerator.backward(loss * weight * world)  # 1 for one process: DDP takes the mean
             norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
             lr_scheduler.step()
@@ -262,8 +262,8 @@ def train(
                 saved = time.monotonic()
                 if guards.any_process(bool(signals), accelerator) and not progress.finished:
                     accelerator.wait_for_everyone()
-                    where = f": {description} is saved at step {step + 1} in {folder}"
-                    raise Interrupted(signals[0] if signals else signal.SIGTERM, where)
+                    what = f"{description} is saved at step {step + 1}"
+                    raise guards.stopped(signals, what, folder)
             if progress.finished:
                 break
 
@@ -274,8 +274,9 @@ def train(
             raw_model.load_state_dict(best)
         raw_model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         raw_model.to(memory_format=torch.contiguous_format).eval()
+        stop = guards.any_process(bool(signals), accelerator)  # it came with the last checkpoint
         accelerator.wait_for_everyone()  # until the main process has written everything
-    if signals:  # it came while the last checkpoint was written
-        raise Interrupted(signals[0], f": {description} is finished and saved in {output_dir}")
+    if stop:
+        raise guards.stopped(signals, f"{description} is finished and saved", output_dir)
     progress.history[-1]["seconds"] = round(progress.seconds, 1)
     return progress.history

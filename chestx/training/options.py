@@ -9,22 +9,28 @@ from chestx.config import option, processes
 
 @dataclasses.dataclass
 class TrainingConfig:
-    """How to train, the same for every model; a script's ``Config`` inherits these as flags."""
+    """How to train, the same for every model; a script's ``Config`` inherits these as flags.
+
+    The last three are repeated from ``CommonConfig``, whose defaults win in a script: so that
+    ``TrainingConfig()`` stands alone.
+    """
 
     num_epochs: int = option(10, "passes over the training images")
     max_steps: int = option(0, "stop after so many optimizer steps whatever the epoch; 0: never")
     batch_size: int = option(32, "images per optimizer step, over all processes")
-    learning_rate: float = option(1e-3, "its peak")
+    learning_rate: float = option(1e-3, "peak of the learning rate")
     lr_scheduler: str = option("constant", "a name that diffusers.optimization.get_scheduler knows")
     lr_warmup_steps: int = option(0, "steps to reach the peak; at most a tenth of all")
-    weight_decay: float = option(0.0, "AdamW's; 0 makes it Adam")
+    weight_decay: float = option(0.0, "weight decay of AdamW; 0 makes it Adam")
     max_grad_norm: float = option(1.0, "longer gradients are scaled down to it")
     ema_decay: float = option(0.0, "moving average of the weights; 0 for none")
     patience: int = option(0, "epochs without a better validation loss before stopping; 0: never")
     sample_epochs: tuple[int, ...] = option((), "epochs after which samples are drawn")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate")
     seed: int = option(0, "seed of weights, order and noise")
-    save_every_seconds: float = option(300.0, "at most so much work is lost in a crash", False)
+    save_every_seconds: float = option(
+        300.0, "at most so much work is lost in a crash", decides=False
+    )
 
     def check(self, train_data: Any, validation_data: Any) -> None:
         """Raise ValueError for settings or data that cannot work, with the mend."""
