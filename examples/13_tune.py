@@ -14,7 +14,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from chestx import files
 from chestx.classifier.arms import Arm
 from chestx.classifier.experiment import Experiment
 from chestx.config import CommonConfig, option
@@ -43,12 +42,12 @@ class Config(CommonConfig):
 
     def inputs(self, data: Radiographs) -> dict:
         own = Experiment(self, data)
-        if not self.final:
-            arms = recipes.chosen(self.recipes).items()
-            return {name: [arm.settings(), own.added(arm)[1]] for name, arm in arms}
-        path = Path(self.recipe_file or Path(__file__).with_name("recipe.json"))
-        arm, seeds = recipes.load_recipe(path, own), self.final_seeds
-        return {"recipe": arm.settings(), "added": own.added(arm)[1], "seeds": seeds}
+        if self.final:
+            path = self.recipe_file or Path(__file__).with_name("recipe.json")
+            arm = recipes.load_recipe(Path(path), own)
+            return {"recipe": arm.settings(), "added": own.added(arm)[1], "seeds": self.final_seeds}
+        arms = recipes.chosen(self.recipes).items()
+        return {name: [arm.settings(), own.added(arm)[1]] for name, arm in arms}
 
     def is_whole(self, data: Radiographs) -> bool:
         return not self.keep_in  # else finished units are still to be kept
@@ -82,10 +81,8 @@ def final(config: Config, experiment: Experiment, out: Step) -> Result:
     found = tuning.summarize_final(units)
     found["verdict"] = tuning.verdict(found, out.about["kind"])
     print(found["verdict"])
-    said = {"verdict": found["verdict"], "arm": arm.settings()}  # for the README
-    files.write_json(out.folder / "recipe_verdict.json", said)
     shown, seconds = tuning.final_exhibits(found), sum(unit["seconds"] for unit in units)
-    return out.save(shown, seconds, recipe=arm.settings(), **found)
+    return out.save(shown, seconds, arm=arm.settings(), **found)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_final_reads_test_once_per_seed_and_never_again(example, searched, monke
     assert files.read_lines(folder / "ledger.jsonl") == ledger
     assert (folder / "tuning/final/seed_100/result.json").read_bytes() == before
     assert again["test"] == result["test"]
-    assert result["recipe"] == search_result["ranking"][0]["arm"]
+    assert result["arm"] == search_result["ranking"][0]["arm"]
     page = build_report(folder, "quick").read_text()
     assert result["verdict"] in page
     assert "More exhibits" not in page  # each has its slide
