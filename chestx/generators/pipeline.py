@@ -12,15 +12,24 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for, processes
 from chestx.generators.ddpm import null_label, takes_class_labels
-from chestx.generators.schedulers import check_runs, check_schedule, walk
+from chestx.generators.schedulers import (
+    check_runs,
+    check_schedule,
+    require_fit,
+    swap_scheduler,
+    walk,
+)
 from chestx.radiographs.sources import CLASS_NAMES
 
 
 class RadiographPipeline(DiffusionPipeline):
     """Unconditional or class-conditional sampling with any diffusers noise scheduler.
 
-    ``class_names``, in the order of the labels, are saved with a UNet that takes labels; without
-    them what is saved loads in the stock ``DDPMPipeline``.
+    ``trained_scheduler`` is the noise schedule that the network was trained with: that of
+    ``trained``, a configuration, or else of ``scheduler``. Before sampling, ``scheduler`` must fit
+    it. Saved with a UNet that takes labels are ``scheduler``, ``trained`` and ``class_names``, in
+    the order of the labels; without labels, UNet and ``trained_scheduler``, for the stock
+    ``DDPMPipeline``.
     """
 
     def __init__(
@@ -28,10 +37,16 @@ class RadiographPipeline(DiffusionPipeline):
         unet: UNet2DModel,
         scheduler: SchedulerMixin,
         class_names: list[str] | tuple[str, ...] = CLASS_NAMES,  # diffusers reads these types
+        trained: dict | None = None,
     ):
         super().__init__()
         unet.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.trained_scheduler = scheduler
+        if trained:
+            self.trained_scheduler = DDPMScheduler.from_config(dict(trained))
+        elif not isinstance(scheduler, DDPMScheduler):
+            self.trained_scheduler = swap_scheduler(scheduler, "ddpm")
         if takes_class_labels(unet):
             labels = unet.config.num_class_embeds
             if isinstance(class_names, str) or labels - len(class_names) not in (0, 1):
@@ -39,8 +54,28 @@ class RadiographPipeline(DiffusionPipeline):
                     f"class_names={class_names!r} do not fit a UNet with {labels} labels; give one "
                     f"name for each, but none for the null label"
                 )
-            self.register_to_config(class_names=list(class_names))
+            kept = self.trained_scheduler.config.items()
+            trained = {key: value for key, value in kept if not key.startswith("_")}
+            self.register_to_config(class_names=list(class_names), trained=trained)
         self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, scheduler: SchedulerMixin | None = None, **kwargs):
+        """As of every pipeline; another ``scheduler`` does not hide what training used."""
+        pipeline = super().from_pretrained(folder, **kwargs)
+        if scheduler:
+            pipeline.scheduler = scheduler
+        return pipeline
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As of every pipeline; without labels it saves ``trained_scheduler``."""
+        scheduler = self.scheduler
+        if not takes_class_labels(self.unet):
+            self.scheduler = self.trained_scheduler
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.scheduler = scheduler
 
     @torch.inference_mode()
     def __call__(
@@ -72,13 +107,15 @@ class RadiographPipeline(DiffusionPipeline):
         2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
         ``check``: whether to try a schedule, once, and warn of what ``check_schedule`` finds.
 
-        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``
-        and, unless ``check`` is off, if the scheduler fails with so many steps.
+        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``,
+        for a scheduler that does not fit the network (``require_fit``) and, unless ``check`` is
+        off, if the scheduler fails with so many steps.
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
         labels = self._class_indices(class_labels, num_images)
         steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        require_fit(self.trained_scheduler, self.scheduler)
         if check:
             self._check(steps)
         shape = (num_images, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
