@@ -321,7 +321,7 @@ def test_warnings_are_the_checkers_sentences():
         made(1, num_inference_steps=75, generator=generator_for(0))
     said = [str(w.message) for w in caught]
     assert said == [f"DDPMScheduler: {s}" for s in check_schedule(made.scheduler, 75)]
-    assert len(said) == 2
+    assert len(said) == 1  # of the signal left at T
     assert {w.filename for w in caught} == {__file__}  # the caller's line, not ours
     fine = guided()
     with warnings.catch_warnings():
@@ -330,8 +330,21 @@ def test_warnings_are_the_checkers_sentences():
         made(1, num_inference_steps=3, generator=generator_for(0), check=False)
 
 
+def with_spacing(made, timestep_spacing):
+    config = made.scheduler.config
+    made.scheduler = DDPMScheduler.from_config(config, timestep_spacing=timestep_spacing)
+    return made
+
+
+def test_trailing_leaves_all_steps_of_training_what_they_were():
+    trailing, leading = pipeline(), with_spacing(pipeline(), "leading")
+    assert trailing.scheduler.config.timestep_spacing == "trailing"
+    made = [one(2, generator=generator_for(1), check=False) for one in (trailing, leading)]
+    assert torch.equal(*made)
+
+
 def test_a_schedule_is_tried_once_per_scheduler_and_number_of_steps(monkeypatch):
-    made, tried = pipeline(schedule="scaled"), []
+    made, tried = with_spacing(pipeline(schedule="scaled"), "leading"), []
 
     def counting(scheduler, steps):
         tried.append((type(scheduler).__name__, steps))
