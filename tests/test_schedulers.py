@@ -1,5 +1,10 @@
 """Samplers against data whose exact denoiser is known; swaps; each of the checker's sentences."""
 
+import inspect
+import warnings
+from types import SimpleNamespace
+
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -10,7 +15,9 @@ from diffusers import (
     IPNDMScheduler,
 )
 
+from chestx.config import generator_for
 from chestx.generators.ddpm import build_scheduler
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.schedulers import (
     SAMPLERS,
     STOCHASTIC,
@@ -20,7 +27,7 @@ from chestx.generators.schedulers import (
     swap_scheduler,
     walk,
 )
-from chestx.study.twin import recovered
+from chestx.study.twin import GaussianDenoiser, recovered
 
 MEAN, DEVIATION = 0.3, 0.15
 # Sensible steps and the relative error of the deviation allowed there. First-order ones lose
@@ -264,3 +271,73 @@ def test_sentence_more_inference_than_training_steps():
     scheduler = swap_scheduler(build_scheduler("scaled"), "euler")
     (sentence,) = check_schedule(scheduler, 300)
     assert "more inference than training steps: 300 > 200" in sentence
+
+
+# --------------------------------------------------------------------- what everybody types
+
+WITH_BETAS = [
+    kind
+    for name in dir(diffusers)
+    if name.endswith("Scheduler") and isinstance(kind := getattr(diffusers, name), type)
+    if "beta_start" in inspect.signature(kind).parameters
+]
+# Share of the deviation 0.3 that may be missing: first-order samplers lose it in long steps.
+TOLERANCES = {20: 0.30, 100: 0.10, 120: 0.10}  # 120 does not divide T = 200
+
+
+class ExactUNet(torch.nn.Module):
+    """Stands in for the UNet of a pipeline: the exact prediction for N(0.2, 0.3^2)."""
+
+    def __init__(self, trained):
+        super().__init__()
+        self.config = SimpleNamespace(sample_size=64, in_channels=1, num_class_embeds=None)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+        moments = torch.full((1, 1, 1), 0.2), torch.full((1, 1, 1), 0.3**2)
+        self.denoiser = GaussianDenoiser(trained, *moments)
+
+    def forward(self, noisy_images, timestep, class_labels=None):
+        return SimpleNamespace(sample=self.denoiser(noisy_images, timestep))
+
+
+def outcome(kind, trained, steps):
+    """What comes of the idiom: refused, warned, right or, in silence, wrong; and in numbers."""
+    pipeline = RadiographPipeline(ExactUNet(trained), trained)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            made = pipeline(2, num_inference_steps=steps, generator=generator_for(0))
+        except ValueError as error:
+            return "refused", str(error)
+    mean, share = float(made.mean()), float(made.std()) / 0.3
+    said = f"mean {mean:.3f}, {share:.0%} of the deviation"
+    if any(issubclass(warning.category, UserWarning) for warning in caught):
+        return "warned", said
+    right = abs(mean - 0.2) < 0.01 and abs(share - 1) < TOLERANCES[steps]
+    return "right" if right else "wrong", said
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction_type", "count"),
+    [
+        ("scaled", "v_prediction", 16),
+        ("scaled", "epsilon", 16),
+        ("scaled", "sample", 12),
+        ("zero_snr", "v_prediction", 8),
+    ],
+)
+def test_the_idiom_comes_out_right_or_refused_or_warned_with_every_scheduler_of_diffusers(
+    schedule, prediction_type, count
+):
+    """``X.from_config(pipeline.scheduler.config)``; ``count`` of 23 come out right and silent."""
+    trained = build_scheduler(schedule, prediction_type)
+    table = {(k.__name__, n): outcome(k, trained, n) for k in WITH_BETAS for n in TOLERANCES}
+    for row, (what, said) in table.items():
+        print(*row, what, said)
+    assert not [row for row, (what, _) in table.items() if what == "wrong"]
+    for steps in (20, 100):
+        found = [what for (_, n), (what, _) in table.items() if n == steps]
+        assert found.count("right") == count
+        assert found.count("warned") == 0
+    warned = {kind for (kind, _), (what, _) in table.items() if what == "warned"}
+    assert warned <= {"DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"}

@@ -68,7 +68,11 @@ UNFIT = {
     ),
 }
 # They step by T // n whatever the distance of the timesteps.
-STEPS_DIVIDE_T = (diffusers.DDIMScheduler, diffusers.PNDMScheduler)
+STEPS_DIVIDE_T = (
+    diffusers.DDIMScheduler,
+    diffusers.DDIMParallelScheduler,
+    diffusers.PNDMScheduler,
+)
 # Share of the signal's amplitude at T above which sampling visibly starts from the wrong noise:
 # Stable Diffusion's 0.068 is the example of Lin et al. 2023, arXiv:2305.08891.
 MAX_SIGNAL = 0.05
