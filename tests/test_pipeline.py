@@ -274,7 +274,7 @@ def test_second_order_schedulers_evaluate_twice_per_step(name):
 
 RIGHT_BETAS = {"num_train_timesteps": 200, "beta_start": 5e-4, "beta_end": 0.1}
 MISFITS = {
-    "betas": (EulerDiscreteScheduler, {}, r"num_train_timesteps=1000, trained with 200, beta_st"),
+    "betas": (EulerDiscreteScheduler, {}, r"num_train_timesteps=1000, trained with 200; beta_st"),
     "prediction": (UniPCMultistepScheduler, RIGHT_BETAS, "prediction_type='epsilon', trained with"),
     "T": (DDPMScheduler, RIGHT_BETAS | {"num_train_timesteps": 100}, "num_train_timesteps=100, tr"),
     "LCM": (LCMScheduler, RIGHT_BETAS, "distilled"),

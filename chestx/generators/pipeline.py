@@ -12,24 +12,17 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for, processes
 from chestx.generators.ddpm import null_label, takes_class_labels
-from chestx.generators.schedulers import (
-    check_runs,
-    check_schedule,
-    require_fit,
-    swap_scheduler,
-    walk,
-)
+from chestx.generators.schedulers import check_runs, check_schedule, require_fit, walk
 from chestx.radiographs.sources import CLASS_NAMES
 
 
 class RadiographPipeline(DiffusionPipeline):
     """Unconditional or class-conditional sampling with any diffusers noise scheduler.
 
-    ``trained_scheduler`` is the noise schedule that the network was trained with: that of
-    ``trained``, a configuration, or else of ``scheduler``. Before sampling, ``scheduler`` must fit
-    it. Saved with a UNet that takes labels are ``scheduler``, ``trained`` and ``class_names``, in
-    the order of the labels; without labels, UNet and ``trained_scheduler``, for the stock
-    ``DDPMPipeline``.
+    ``trained_scheduler`` is what the network was trained with, of the configuration ``trained`` or
+    else of ``scheduler``, and ``scheduler`` must fit it. ``trained`` and ``class_names``, in the
+    order of the labels, are saved with a UNet that takes labels; without them UNet and
+    ``trained_scheduler`` are, for the stock ``DDPMPipeline``.
     """
 
     def __init__(
@@ -42,11 +35,8 @@ class RadiographPipeline(DiffusionPipeline):
         super().__init__()
         unet.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.trained_scheduler = scheduler
-        if trained:
-            self.trained_scheduler = DDPMScheduler.from_config(dict(trained))
-        elif not isinstance(scheduler, DDPMScheduler):
-            self.trained_scheduler = swap_scheduler(scheduler, "ddpm")
+        trained = trained or {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+        self.trained_scheduler = DDPMScheduler.from_config(dict(trained))
         if takes_class_labels(unet):
             labels = unet.config.num_class_embeds
             if isinstance(class_names, str) or labels - len(class_names) not in (0, 1):
@@ -54,8 +44,6 @@ class RadiographPipeline(DiffusionPipeline):
                     f"class_names={class_names!r} do not fit a UNet with {labels} labels; give one "
                     f"name for each, but none for the null label"
                 )
-            kept = self.trained_scheduler.config.items()
-            trained = {key: value for key, value in kept if not key.startswith("_")}
             self.register_to_config(class_names=list(class_names), trained=trained)
         self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
 
@@ -69,13 +57,9 @@ class RadiographPipeline(DiffusionPipeline):
 
     def save_pretrained(self, *args, **kwargs) -> None:
         """As of every pipeline; without labels it saves ``trained_scheduler``."""
-        scheduler = self.scheduler
-        if not takes_class_labels(self.unet):
-            self.scheduler = self.trained_scheduler
-        try:
-            super().save_pretrained(*args, **kwargs)
-        finally:
-            self.scheduler = scheduler
+        labelled = takes_class_labels(self.unet)
+        saved = self if labelled else RadiographPipeline(self.unet, self.trained_scheduler)
+        DiffusionPipeline.save_pretrained(saved, *args, **kwargs)
 
     @torch.inference_mode()
     def __call__(
