@@ -1,6 +1,7 @@
 """Sampling: our loop against diffusers' own arithmetic, samplers, labels, strips."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    RePaintScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.utils import logging
 
 from chestx.config import generator_for
@@ -261,13 +272,56 @@ def test_second_order_schedulers_evaluate_twice_per_step(name):
     assert timesteps[0] >= 198  # 198.99 where rounding cuts it
 
 
+RIGHT_BETAS = {"num_train_timesteps": 200, "beta_start": 5e-4, "beta_end": 0.1}
+MISFITS = {
+    "betas": (EulerDiscreteScheduler, {}, r"num_train_timesteps=1000, trained with 200; beta_st"),
+    "prediction": (UniPCMultistepScheduler, RIGHT_BETAS, "prediction_type='epsilon', trained with"),
+    "T": (DDPMScheduler, RIGHT_BETAS | {"num_train_timesteps": 100}, "num_train_timesteps=100, tr"),
+    "LCM": (LCMScheduler, RIGHT_BETAS, "distilled"),
+    "TCD": (TCDScheduler, RIGHT_BETAS, "distilled"),
+    "RePaint": (RePaintScheduler, RIGHT_BETAS, "masked"),
+    "flow": (FlowMatchEulerDiscreteScheduler, {}, "no betas"),
+}
+
+
+@pytest.mark.parametrize("num_classes", [None, 2])
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_scheduler_that_is_not_for_the_network_is_refused_with_the_line_that_mends_it(
+    misfit, num_classes, tmp_path
+):
+    """Before and after saving, whichever way it got there, whatever was saved."""
+    made = pipeline(num_classes, schedule="scaled", prediction_type="v_prediction")
+    kind, arguments, says = MISFITS[misfit]
+    labels = [0] if num_classes else None
+    made.scheduler = kind(**arguments)
+    made.save_pretrained(tmp_path)
+    loaded = RadiographPipeline.from_pretrained(tmp_path)
+    assert type(loaded.scheduler) is (kind if num_classes else DDPMScheduler)
+    given = RadiographPipeline.from_pretrained(tmp_path, scheduler=kind(**arguments))
+    for wrong in (made, loaded, given) if num_classes else (made, given):
+        with pytest.raises(ValueError, match=rf"{kind.__name__} does not fit.*{says}") as error:
+            wrong(1, labels, 4, check=False)
+        mend = re.search(r"pipeline\.scheduler = .*", str(error.value))[0]
+        mend = re.sub(r"NAME\), NAME in .*", "'ddim')", mend)
+        exec(mend, {"pipeline": wrong, "swap_scheduler": swap_scheduler, kind.__name__: kind})
+        assert torch.isfinite(wrong(1, labels, 4, check=False)).all()
+
+
+def test_a_key_that_a_scheduler_holds_but_does_not_know_deceives_nobody():
+    made = pipeline(schedule="zero_snr", prediction_type="v_prediction")
+    made.scheduler = PNDMScheduler.from_config(made.scheduler.config)
+    assert made.scheduler.config.rescale_betas_zero_snr
+    with pytest.raises(ValueError, match=r"PNDM.*no rescale_betas_zero_snr.*\['ddpm', 'ddim', 'e"):
+        made(1, num_inference_steps=4)
+
+
 def test_warnings_are_the_checkers_sentences():
     made = pipeline(schedule="deck")
     with pytest.warns(UserWarning) as caught:
         made(1, num_inference_steps=75, generator=generator_for(0))
     said = [str(w.message) for w in caught]
     assert said == [f"DDPMScheduler: {s}" for s in check_schedule(made.scheduler, 75)]
-    assert len(said) == 2
+    assert len(said) == 1  # of the signal left at T
     assert {w.filename for w in caught} == {__file__}  # the caller's line, not ours
     fine = guided()
     with warnings.catch_warnings():
@@ -276,8 +330,21 @@ def test_warnings_are_the_checkers_sentences():
         made(1, num_inference_steps=3, generator=generator_for(0), check=False)
 
 
+def with_spacing(made, timestep_spacing):
+    config = made.scheduler.config
+    made.scheduler = DDPMScheduler.from_config(config, timestep_spacing=timestep_spacing)
+    return made
+
+
+def test_trailing_leaves_all_steps_of_training_what_they_were():
+    trailing, leading = pipeline(), with_spacing(pipeline(), "leading")
+    assert trailing.scheduler.config.timestep_spacing == "trailing"
+    made = [one(2, generator=generator_for(1), check=False) for one in (trailing, leading)]
+    assert torch.equal(*made)
+
+
 def test_a_schedule_is_tried_once_per_scheduler_and_number_of_steps(monkeypatch):
-    made, tried = pipeline(schedule="scaled"), []
+    made, tried = with_spacing(pipeline(schedule="scaled"), "leading"), []
 
     def counting(scheduler, steps):
         tried.append((type(scheduler).__name__, steps))

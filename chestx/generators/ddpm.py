@@ -88,7 +88,7 @@ def build_scheduler(
         prediction_type=prediction_type,
         variance_type="fixed_small",  # beta_t (1 - abar_{t-1}) / (1 - abar_t), the posterior's
         clip_sample=True,
-        timestep_spacing="trailing" if schedule == "zero_snr" else "leading",
+        timestep_spacing="trailing",  # sampling starts at T - 1, whatever the number of steps
         rescale_betas_zero_snr=schedule == "zero_snr",
     )
 

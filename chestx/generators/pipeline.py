@@ -12,15 +12,17 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for, processes
 from chestx.generators.ddpm import null_label, takes_class_labels
-from chestx.generators.schedulers import check_runs, check_schedule, walk
+from chestx.generators.schedulers import check_runs, check_schedule, require_fit, walk
 from chestx.radiographs.sources import CLASS_NAMES
 
 
 class RadiographPipeline(DiffusionPipeline):
     """Unconditional or class-conditional sampling with any diffusers noise scheduler.
 
-    ``class_names``, in the order of the labels, are saved with a UNet that takes labels; without
-    them what is saved loads in the stock ``DDPMPipeline``.
+    ``trained_scheduler`` is what the network was trained with, of the configuration ``trained`` or
+    else of ``scheduler``, and ``scheduler`` must fit it. ``trained`` and ``class_names``, in the
+    order of the labels, are saved with a UNet that takes labels; without them UNet and
+    ``trained_scheduler`` are, for the stock ``DDPMPipeline``.
     """
 
     def __init__(
@@ -28,10 +30,13 @@ class RadiographPipeline(DiffusionPipeline):
         unet: UNet2DModel,
         scheduler: SchedulerMixin,
         class_names: list[str] | tuple[str, ...] = CLASS_NAMES,  # diffusers reads these types
+        trained: dict | None = None,
     ):
         super().__init__()
         unet.to(memory_format=torch.channels_last)
         self.register_modules(unet=unet, scheduler=scheduler)
+        trained = trained or {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+        self.trained_scheduler = DDPMScheduler.from_config(dict(trained))
         if takes_class_labels(unet):
             labels = unet.config.num_class_embeds
             if isinstance(class_names, str) or labels - len(class_names) not in (0, 1):
@@ -39,8 +44,22 @@ class RadiographPipeline(DiffusionPipeline):
                     f"class_names={class_names!r} do not fit a UNet with {labels} labels; give one "
                     f"name for each, but none for the null label"
                 )
-            self.register_to_config(class_names=list(class_names))
+            self.register_to_config(class_names=list(class_names), trained=trained)
         self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, scheduler: SchedulerMixin | None = None, **kwargs):
+        """As of every pipeline; another ``scheduler`` does not hide what training used."""
+        pipeline = super().from_pretrained(folder, **kwargs)
+        if scheduler:
+            pipeline.scheduler = scheduler
+        return pipeline
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As of every pipeline; without labels it saves ``trained_scheduler``."""
+        labelled = takes_class_labels(self.unet)
+        saved = self if labelled else RadiographPipeline(self.unet, self.trained_scheduler)
+        DiffusionPipeline.save_pretrained(saved, *args, **kwargs)
 
     @torch.inference_mode()
     def __call__(
@@ -72,13 +91,15 @@ class RadiographPipeline(DiffusionPipeline):
         2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
         ``check``: whether to try a schedule, once, and warn of what ``check_schedule`` finds.
 
-        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``
-        and, unless ``check`` is off, if the scheduler fails with so many steps.
+        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``,
+        for a scheduler that does not fit the network (``require_fit``) and, unless ``check`` is
+        off, if the scheduler fails with so many steps.
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
         labels = self._class_indices(class_labels, num_images)
         steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        require_fit(self.trained_scheduler, self.scheduler)
         if check:
             self._check(steps)
         shape = (num_images, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)

@@ -54,8 +54,15 @@ UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are n
 # What belongs to the trained network and must survive a swap.
 TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 TRAINED += ("prediction_type", "rescale_betas_zero_snr")
+# Beginnings of class names -> why no configuration makes them sample such a network.
+UNFIT = {
+    ("LCM", "TCD"): "it is for distilled networks",
+    ("RePaint",): "it fills masked parts of images",
+    ("CogVideoX",): "it shifts the noise levels",
+    ("DDIMInverse", "DPMSolverMultistepInverse"): "it walks from images into noise",
+}
 # They step by T // n whatever the distance of the timesteps.
-STEPS_DIVIDE_T = (diffusers.DDIMScheduler, diffusers.PNDMScheduler)
+STEPS_DIVIDE_T = (diffusers.DDIMScheduler, diffusers.DDIMParallelScheduler, diffusers.PNDMScheduler)
 # Share of the signal's amplitude at T above which sampling visibly starts from the wrong noise:
 # Stable Diffusion's 0.068 is the example of Lin et al. 2023, arXiv:2305.08891.
 MAX_SIGNAL = 0.05
@@ -67,8 +74,8 @@ def swap_scheduler(scheduler: SchedulerMixin, name: str, **changes: Any) -> Sche
 
     ``changes`` go over the arguments of ``SAMPLERS``, as far as the class knows them. Raises
     ValueError for an unknown name, for a scheduler without betas, and where ``name`` cannot do
-    what the network was trained for (zero terminal SNR, its prediction type), with the names of
-    those that can.
+    what the network was trained for (its betas, zero terminal SNR, its prediction type), with the
+    names of those that can.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; choose one of {list(SAMPLERS)}")
@@ -91,6 +98,41 @@ def _swapped(scheduler: SchedulerMixin, name: str, changes: dict[str, Any]) -> S
     known = inspect.signature(scheduler_class).parameters
     arguments = trained | own | changes
     return scheduler_class.from_config({k: v for k, v in arguments.items() if k in known})
+
+
+def require_fit(trained: SchedulerMixin, scheduler: SchedulerMixin) -> None:
+    """Raise ValueError, with the line that mends it, for a ``scheduler`` that is not for the
+    network that was trained with ``trained``."""
+    if not (reason := _mismatch(trained, scheduler)):
+        return
+    kind, mend = type(scheduler), "swap_scheduler(pipeline.trained_scheduler, NAME), NAME in "
+    if _mismatch(trained, kind.from_config(trained.config)):
+        mend += str([n for n in SAMPLERS if not _mismatch(trained, _swapped(trained, n, {}))])
+    else:
+        mend = f"{kind.__name__}.from_config(pipeline.trained_scheduler.config)"
+    raise ValueError(
+        f"{kind.__name__} does not fit this network: {reason}; set pipeline.scheduler = {mend}"
+    )
+
+
+def _mismatch(trained: SchedulerMixin, scheduler: SchedulerMixin) -> str:
+    """How ``scheduler`` differs from what the network of ``trained`` knows; "" if it does not."""
+    for names, reason in UNFIT.items():
+        if type(scheduler).__name__.startswith(names):
+            return reason
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return "it has no betas"
+    known = inspect.signature(type(scheduler)).parameters  # its configuration may hold other keys
+    if trained.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
+        return "it has no rescale_betas_zero_snr for zero terminal SNR"
+    has, needs = ({key: s.config.get(key) for key in TRAINED} for s in (scheduler, trained))
+    differing = [key for key in TRAINED if str(has[key] or None) != str(needs[key] or None)]
+    abar, own = scheduler.alphas_cumprod, trained.alphas_cumprod
+    if abar.shape == own.shape and torch.allclose(abar, own, rtol=1e-3, atol=1e-6):
+        differing = [key for key in differing if key == "prediction_type"]
+    elif not differing:
+        return "its alphas_cumprod are not those of training"
+    return "; ".join(f"{key}={has[key]!r}, trained with {needs[key]!r}" for key in differing)
 
 
 def check_runs(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
@@ -162,13 +204,19 @@ def _require_betas(scheduler: SchedulerMixin) -> None:
 
 def _obstacle(trained: SchedulerMixin, scheduler: SchedulerMixin, steps: int) -> str:
     """Why ``scheduler`` cannot serve the network of ``trained``: a dry run on one pixel tells."""
-    zero_snr = "rescale_betas_zero_snr"
-    if trained.config.get(zero_snr) and not scheduler.config.get(zero_snr):
-        return f"it has no {zero_snr} for zero terminal SNR"
+    if reason := _mismatch(trained, scheduler):
+        return reason
     x, noise = torch.ones(1, 1, 1, 1), torch.Generator().manual_seed(0)
     try:
         *_, (_, x) = walk(copy.deepcopy(scheduler), lambda x, t: 0.5 * x, x, steps, noise)
-    except (ValueError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
+    except (
+        ValueError,
+        NotImplementedError,
+        IndexError,
+        AssertionError,
+        RuntimeError,
+        TypeError,
+    ) as error:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     return "" if torch.isfinite(x).all() else "its samples are not finite"
 
