@@ -312,5 +312,5 @@ def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
     stock.set_progress_bar_config(disable=True)
     generator = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     theirs = stock(2, generator(), num_inference_steps=20, output_type="np").images[..., 0]
-    mine = ours(2, num_inference_steps=20, generator=generator())
+    mine = ours.sample(2, num_inference_steps=20, generator=generator())
     assert torch.allclose((mine[:, 0] + 1) / 2, torch.from_numpy(theirs), atol=1e-4)

@@ -42,7 +42,9 @@ def pipeline(num_classes=None, **schedule) -> RadiographPipeline:
 def test_denoising_loop_is_ho_et_al_and_diffusers_step_by_step():
     """Every x_{t-1} equals both ``DDPMScheduler.step`` and the posterior of Ho et al., eq. 7."""
     ours, seen = pipeline(), []
-    ours(2, generator=torch.Generator().manual_seed(1), on_step=lambda i, t, x: seen.append(x))
+    ours.sample(
+        2, generator=torch.Generator().manual_seed(1), on_step=lambda i, t, x: seen.append(x)
+    )
     scheduler, unet = build_scheduler(), ours.unet
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 1, 16, 16, generator=generator)
@@ -73,8 +75,8 @@ def test_an_image_does_not_depend_on_its_batch(name):
     made = pipeline(schedule="scaled", prediction_type="v_prediction")
     made.scheduler = swap_scheduler(made.scheduler, name)
     generators = [generator_for(7, index) for index in range(3)]
-    together = made(3, num_inference_steps=6, generator=generators)
-    alone = made(1, num_inference_steps=6, generator=[generator_for(7, 2)])
+    together = made.sample(3, num_inference_steps=6, generator=generators)
+    alone = made.sample(1, num_inference_steps=6, generator=[generator_for(7, 2)])
     assert torch.isfinite(together).all()
     assert torch.allclose(together[2:], alone, atol=2 / 255)
 
@@ -101,7 +103,7 @@ def test_class_labels_by_name_or_index():
 
     def sample(labels):
         generators = [generator_for(0, 0)] * 1
-        return made(1, labels, num_inference_steps=2, generator=generators)
+        return made.sample(1, labels, num_inference_steps=2, generator=generators)
 
     assert torch.equal(sample(["PNEUMONIA"]), sample([1]))
     assert not torch.equal(sample(["NORMAL"]), sample([1]))
@@ -110,7 +112,7 @@ def test_class_labels_by_name_or_index():
         with pytest.raises(ValueError, match=r"class_labels=.*'NORMAL', 'PNEUMONIA'\] or 0 to 1"):
             sample(wrong)
     with pytest.raises(ValueError, match="trained without"):
-        pipeline()(1, [0], num_inference_steps=2)
+        pipeline().sample(1, [0], num_inference_steps=2)
 
 
 @pytest.mark.parametrize("with_null_label", [False, True])
@@ -125,7 +127,7 @@ def test_a_pipeline_knows_its_own_classes_and_keeps_them(with_null_label, tmp_pa
 
     def sample(labels, **guidance):
         noise = torch.Generator().manual_seed(0)
-        return made(2, labels, num_inference_steps=2, generator=noise, check=False, **guidance)
+        return made.sample(2, labels, num_inference_steps=2, generator=noise, **guidance)
 
     assert torch.equal(sample(["mass", "clear"]), sample([2, 0]))
     assert torch.equal(sample("mass"), sample(torch.tensor([2, 2])))
@@ -161,9 +163,11 @@ def test_names_without_labels_leave_the_stock_pipeline_as_it_was(tmp_path, capfd
 def test_output_types():
     made = pipeline()
     generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    images = made(2, num_inference_steps=2, generator=generator())
-    arrays = made(2, num_inference_steps=2, generator=generator(), output_type="np")
-    pictures = made(2, num_inference_steps=2, generator=generator(), output_type="pil")
+    images = made.sample(2, num_inference_steps=2, generator=generator())
+    arrays = made(2, num_inference_steps=2, generator=generator(), output_type="np").images
+    pictures = made(2, num_inference_steps=2, generator=generator(), return_dict=False)[0]
+    tensors = made(2, num_inference_steps=2, generator=generator(), output_type="pt").images
+    assert torch.allclose(tensors, (images + 1) / 2)
     assert arrays.shape == (2, 16, 16, 1)
     assert np.allclose(arrays[..., 0], (images[:, 0] + 1) / 2, atol=1e-6)
     assert np.array_equal(np.asarray(pictures[1]), to_uint8(images)[1, 0])
@@ -202,7 +206,7 @@ def test_guidance_is_null_plus_w_times_the_difference_in_one_batch():
         return forward(sample, timestep, class_labels, **kwargs)
 
     made.unet.forward = spy
-    result = made(2, ["NORMAL", "PNEUMONIA"], 4, generator_for(1), guidance_scale=3.0)
+    result = made.sample(2, ["NORMAL", "PNEUMONIA"], 4, generator_for(1), guidance_scale=3.0)
     assert batches == [[0, 1, 2, 2]] * 4
     scheduler, x = made.scheduler, torch.randn(2, 1, 16, 16, generator=generator_for(1))
     scheduler.set_timesteps(4)
@@ -216,8 +220,8 @@ def test_guidance_is_null_plus_w_times_the_difference_in_one_batch():
 
 def test_guidance_of_one_is_off_and_of_nought_ignores_the_label():
     made = guided()
-    make = lambda labels, w: made(1, labels, 3, generator_for(1), guidance_scale=w)  # noqa: E731
-    assert torch.equal(make([0], 1.0), made(1, [0], 3, generator_for(1)))
+    make = lambda labels, w: made.sample(1, labels, 3, generator_for(1), guidance_scale=w)  # noqa: E731
+    assert torch.equal(make([0], 1.0), made.sample(1, [0], 3, generator_for(1)))
     assert torch.allclose(make([0], 0.0), make([1], 0.0), atol=1e-5)
     assert not torch.allclose(make([0], 2.0), make([1], 2.0), atol=1e-3)
 
@@ -225,21 +229,21 @@ def test_guidance_of_one_is_off_and_of_nought_ignores_the_label():
 def test_guidance_needs_a_null_label():
     for made, labels in ((pipeline(num_classes=2), [0]), (pipeline(), None)):
         with pytest.raises(ValueError, match=r"guidance_scale=2\.0.*--label-dropout"):
-            made(1, labels, num_inference_steps=2, guidance_scale=2.0)
+            made.sample(1, labels, num_inference_steps=2, guidance_scale=2.0)
     with pytest.raises(ValueError, match=r"guidance_scale=-1"):
-        guided()(1, [0], 2, guidance_scale=-1)
+        guided().sample(1, [0], 2, guidance_scale=-1)
     with pytest.raises(ValueError, match="0 to 1"):  # the null label is no class
-        guided()(1, [2], 2)
+        guided().sample(1, [2], 2)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 def test_save_and_load_gives_the_same_images(guidance_scale, tmp_path):
     made = guided()
-    before = made(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
+    before = made.sample(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
     made.save_pretrained(tmp_path, safe_serialization=True)
     loaded = RadiographPipeline.from_pretrained(tmp_path)
     assert type(loaded.scheduler) is type(made.scheduler)
-    after = loaded(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
+    after = loaded.sample(2, [0, 1], 4, generator_for(3), guidance_scale=guidance_scale)
     assert torch.equal(before, after)
 
 
@@ -252,7 +256,7 @@ def test_stock_pipeline_makes_the_same_images(schedule, many, tmp_path):
     stock.set_progress_bar_config(disable=True)
     generators = lambda: [generator_for(5, i) for i in range(2)] if many else generator_for(5)  # noqa: E731
     theirs = stock(2, generators(), num_inference_steps=200, output_type="np").images[..., 0]
-    mine = ours(2, generator=generators(), output_type="np")
+    mine = ours(2, generator=generators(), output_type="np").images
     assert np.abs(mine[..., 0] - theirs).max() < 1e-5
 
 
@@ -260,7 +264,7 @@ def test_stock_pipeline_makes_the_same_images(schedule, many, tmp_path):
 def test_second_order_schedulers_evaluate_twice_per_step(name):
     made, seen = pipeline(schedule="scaled", prediction_type="v_prediction"), []
     made.scheduler = swap_scheduler(made.scheduler, name)
-    made(
+    made.sample(
         1,
         num_inference_steps=5,
         generator=generator_for(0),
@@ -300,11 +304,11 @@ def test_a_scheduler_that_is_not_for_the_network_is_refused_with_the_line_that_m
     given = RadiographPipeline.from_pretrained(tmp_path, scheduler=kind(**arguments))
     for wrong in (made, loaded, given) if num_classes else (made, given):
         with pytest.raises(ValueError, match=rf"{kind.__name__} does not fit.*{says}") as error:
-            wrong(1, labels, 4, check=False)
+            wrong.sample(1, labels, 4)
         mend = re.search(r"pipeline\.scheduler = .*", str(error.value))[0]
         mend = re.sub(r"NAME\), NAME in .*", "'ddim')", mend)
         exec(mend, {"pipeline": wrong, "swap_scheduler": swap_scheduler, kind.__name__: kind})
-        assert torch.isfinite(wrong(1, labels, 4, check=False)).all()
+        assert torch.isfinite(wrong.sample(1, labels, 4)).all()
 
 
 def test_a_key_that_a_scheduler_holds_but_does_not_know_deceives_nobody():
@@ -327,7 +331,7 @@ def test_warnings_are_the_checkers_sentences():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fine(1, [0], 4, generator_for(0))
-        made(1, num_inference_steps=3, generator=generator_for(0), check=False)
+        made.sample(1, num_inference_steps=3, generator=generator_for(0))
 
 
 def with_spacing(made, timestep_spacing):
@@ -339,7 +343,7 @@ def with_spacing(made, timestep_spacing):
 def test_trailing_leaves_all_steps_of_training_what_they_were():
     trailing, leading = pipeline(), with_spacing(pipeline(), "leading")
     assert trailing.scheduler.config.timestep_spacing == "trailing"
-    made = [one(2, generator=generator_for(1), check=False) for one in (trailing, leading)]
+    made = [one.sample(2, generator=generator_for(1)) for one in (trailing, leading)]
     assert torch.equal(*made)
 
 
@@ -412,9 +416,59 @@ def test_too_many_steps_name_the_samplers_that_can():
         pipeline(schedule="scaled")(1, num_inference_steps=201)
 
 
-def test_the_network_runs_in_channels_last_and_inference_mode():
+def test_the_network_runs_in_channels_last_and_without_gradients():
     made, seen = pipeline(schedule="scaled"), []
     weight = made.unet.down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    made(1, num_inference_steps=3, on_step=lambda i, t, x: seen.append(x.is_inference()))
-    assert all(seen[1:])
+    made.sample(1, num_inference_steps=3, on_step=lambda i, t, x: seen.append(x.requires_grad))
+    assert not any(seen)
+
+
+# ----------------------------------------------------------- as every diffusers pipeline does it
+
+
+def test_calls_that_a_diffusers_user_types():
+    made = pipeline(schedule="scaled", prediction_type="v_prediction")
+    assert [picture.size for picture in made().images] == [(16, 16)]
+    (picture,) = made(batch_size=1, num_inference_steps=4, return_dict=False)[0]
+    assert picture.mode == "L"
+    seen = []
+
+    def blacken(pipe, i, t, kwargs):
+        assert pipe is made
+        seen.append((i, t))
+        return {"latents": torch.zeros_like(kwargs["latents"])} if i == 3 else kwargs
+
+    out = made(2, num_inference_steps=4, callback_on_step_end=blacken, output_type="np").images
+    assert seen == [(0, 199), (1, 149), (2, 99), (3, 49)]
+    assert np.all(out == 0.5)  # 0 of [-1, 1]
+    for steps in (0, -1):
+        for call in (made, made.sample):
+            with pytest.raises(ValueError, match=r"num_inference_steps=-?\d must be at least 1"):
+                call(1, num_inference_steps=steps)
+    with pytest.raises(ValueError, match="generator of size 1: batch_size=2 needs 2"):
+        made(2, num_inference_steps=4, generator=[generator_for(0)])
+    with pytest.raises(ValueError, match="latents of size"):
+        made(2, num_inference_steps=4, latents=torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "heun", "unipc", "pndm"])
+def test_latents_are_noise_to_start_from_or_an_image_on_the_way(name):
+    made = pipeline(schedule="scaled", prediction_type="v_prediction")
+    made.scheduler = swap_scheduler(made.scheduler, name)
+    noise = torch.randn(1, 1, 16, 16, generator=generator_for(0))
+    whole = made.sample(1, None, 10, generator_for(0))
+    after = generator_for(0)
+    torch.randn(1, 1, 16, 16, generator=after)
+    assert torch.equal(made.sample(1, None, 10, after, latents=noise), whole)
+    made.scheduler.set_timesteps(10)
+    last = made.scheduler.timesteps[-3:]
+    image = torch.full((1, 1, 16, 16), 0.4)
+    latents = made.scheduler.add_noise(image, noise, last[:1])
+    made_of_it = made.sample(1, None, 10, generator_for(1), latents=latents, timesteps=last)
+    assert made_of_it.shape == image.shape and torch.isfinite(made_of_it).all()
+    for wrong in ([3, 1], [], range(50)):
+        with pytest.raises(ValueError, match="are not the last ones of"):
+            made.sample(1, None, 10, latents=latents, timesteps=wrong)
+    with pytest.raises(ValueError, match="timesteps need latents"):
+        made.sample(1, None, 10, timesteps=last)

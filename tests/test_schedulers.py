@@ -306,7 +306,7 @@ def outcome(kind, trained, steps):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            made = pipeline(2, num_inference_steps=steps, generator=generator_for(0))
+            made = pipeline(2, None, steps, generator_for(0), "pt").images * 2 - 1
         except ValueError as error:
             return "refused", str(error)
     mean, share = float(made.mean()), float(made.std()) / 0.3
@@ -341,3 +341,23 @@ def test_the_idiom_comes_out_right_or_refused_or_warned_with_every_scheduler_of_
         assert found.count("warned") == 0
     warned = {kind for (kind, _), (what, _) in table.items() if what == "warned"}
     assert warned <= {"DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_from_an_image_on_the_way_the_data_come_out_with_their_mean_and_deviation(name):
+    """``latents`` by ``add_noise`` at the first of ``timesteps``; the later, the more like it."""
+    trained = build_scheduler("scaled", "v_prediction")
+    pipeline = RadiographPipeline(ExactUNet(trained), trained)
+    pipeline.scheduler = swap_scheduler(trained, name)
+    shape = (2, 1, 64, 64)
+    images = 0.2 + 0.3 * torch.randn(shape, generator=generator_for(5))
+    noise, alike = torch.randn(shape, generator=generator_for(6)), []
+    for left in (25, 5):
+        pipeline.scheduler.set_timesteps(50)
+        last = pipeline.scheduler.timesteps[-left:]
+        noisy = pipeline.scheduler.add_noise(images, noise, last[:1])
+        made = pipeline.sample(2, None, 50, generator_for(0), latents=noisy, timesteps=last)
+        assert abs(made.mean() - 0.2) < 0.015
+        assert abs(made.std() / 0.3 - 1) < 0.17
+        alike.append(torch.corrcoef(torch.stack([made.flatten(), images.flatten()]))[0, 1])
+    assert alike[1] > max(alike[0] + 0.1, 0.5)

@@ -344,7 +344,7 @@ def test_04_tells_the_pipeline_the_classes_of_the_data(
     assert load_generator("ddpm", tmp_path / "ddpm").classes == ("clear", "opaque")
     pipeline = load_pipeline(tmp_path / "ddpm" / "model")
     assert pipeline.config.class_names == ["clear", "opaque"]
-    made = pipeline(2, "opaque", 3, guidance_scale=2.0, check=False)
+    made = pipeline.sample(2, "opaque", 3, guidance_scale=2.0)
     assert made.shape == (2, 1, 16, 16)
     with pytest.raises(ValueError, match="'clear', 'opaque'"):
         pipeline(1, ["NORMAL"], 3)

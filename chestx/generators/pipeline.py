@@ -3,9 +3,16 @@
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -61,19 +68,56 @@ class RadiographPipeline(DiffusionPipeline):
         saved = self if labelled else RadiographPipeline(self.unet, self.trained_scheduler)
         DiffusionPipeline.save_pretrained(saved, *args, **kwargs)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
-        num_images: int = 1,
+        batch_size: int = 1,
         class_labels: str | Sequence[int | str] | torch.Tensor | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pt",
-        on_step: Callable[[int, int, torch.Tensor], None] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict] | None = None,
+        **sampling: Any,
+    ) -> ImagePipelineOutput | tuple:
+        """``sample``, as every diffusers pipeline does it: the pictures are its ``images``.
+
+        ``output_type``: "pil", or "np" (B, H, W, 1) or "pt" (B, 1, H, W), floats in [0, 1].
+        ``callback_on_step_end(pipeline, i, t, {"latents": x})`` may return other latents.
+
+        Tries a schedule, once, and warns of what ``check_schedule`` finds. Raises ValueError as
+        ``sample`` does, for an unknown ``output_type`` and if the scheduler fails.
+        """
+        if output_type not in ("pt", "np", "pil"):
+            raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
+        require_fit(self.trained_scheduler, self.scheduler)
+        self._check(self._steps(num_inference_steps))
+
+        def on_step(index: int, timestep: int, images: torch.Tensor) -> None:
+            if callback_on_step_end and index >= 0:
+                said = callback_on_step_end(self, index, timestep, {"latents": images})
+                images.copy_((said or {}).get("latents", images))
+
+        images = self.sample(
+            batch_size, class_labels, num_inference_steps, generator, on_step=on_step, **sampling
+        )
+        self.maybe_free_model_hooks()
+        images = VaeImageProcessor().postprocess(images, output_type)
+        return ImagePipelineOutput(images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int = 1,
+        class_labels: str | Sequence[int | str] | torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         guidance_scale: float = 1.0,
-        check: bool = True,
-    ):
-        """Sample ``num_images`` radiographs, starting from x_T ~ N(0, I).
+        latents: torch.Tensor | None = None,
+        timesteps: Sequence[int] | None = None,
+        on_step: Callable[[int, int, torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
+        """Radiographs (B, 1, H, W) in [-1, 1], by default from x_T ~ N(0, I); warns of nothing.
 
         With ``DDPMScheduler`` and noise prediction each step is Ho et al. 2020, algorithm 2:
         x_{t-1} = (x_t - beta_t eps_theta(x_t, t) / sqrt(1 - abar_t)) / sqrt(alpha_t) + sigma_t z
@@ -84,34 +128,44 @@ class RadiographPipeline(DiffusionPipeline):
         alone counts for all.
         ``num_inference_steps``: default is as many as the UNet was trained with.
         ``generator``: one, or one per image, which makes an image independent of its batch.
-        ``output_type``: "pt" float (B, 1, H, W) in [-1, 1]; "pil", or "np" float (B, H, W, 1)
-        in [0, 1], as of every diffusers pipeline.
-        ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
         ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
         2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
-        ``check``: whether to try a schedule, once, and warn of what ``check_schedule`` finds.
+        ``latents``: noise (B, 1, H, W) to start from or, with ``timesteps``, the last ones of the
+        scheduler, what its ``add_noise`` made for the first of them.
+        ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
 
-        Raises ValueError if labels, guidance and UNet do not fit, for an unknown ``output_type``,
-        for a scheduler that does not fit the network (``require_fit``) and, unless ``check`` is
-        off, if the scheduler fails with so many steps.
+        Raises ValueError if labels, guidance and UNet do not fit, or generators, latents or
+        timesteps, and for a scheduler that does not fit the network (``require_fit``).
         """
-        if output_type not in ("pt", "np", "pil"):
-            raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
-        labels = self._class_indices(class_labels, num_images)
-        steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        labels = self._class_indices(class_labels, batch_size)
         require_fit(self.trained_scheduler, self.scheduler)
-        if check:
-            self._check(steps)
-        shape = (num_images, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
-        noise = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        shape = (batch_size, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
+        for name, given, wanted in (
+            ("generator", generator if isinstance(generator, list) else None, batch_size),
+            ("latents", latents, shape),
+        ):
+            if given is not None and (found := getattr(given, "shape", len(given))) != wanted:
+                raise ValueError(f"{name} of size {found}: {batch_size=} needs {wanted}")
+        if timesteps is not None and latents is None:
+            raise ValueError("timesteps need latents: scheduler.add_noise(images, noise, t)")
+        if latents is None:
+            latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        latents = latents.to(self._execution_device, self.unet.dtype)
         predict = self._predictor(labels, guidance_scale)
-        walked = walk(self.scheduler, predict, noise, steps, generator)
+        steps = self._steps(num_inference_steps)
+        walked = walk(self.scheduler, predict, latents, steps, generator, timesteps)
         for index, (timestep, images) in enumerate(walked, -1):
             if on_step:
                 on_step(index, timestep, images)
-        if output_type == "pt":
-            return images.clamp(-1, 1)
-        return VaeImageProcessor().postprocess(images, output_type)
+        return images.clamp(-1, 1)
+
+    def _steps(self, num_inference_steps: int | None) -> int:
+        """As many as the UNet was trained with if none are given; ValueError for fewer than 1."""
+        if num_inference_steps is None:
+            return self.trained_scheduler.config.num_train_timesteps
+        if num_inference_steps < 1:
+            raise ValueError(f"{num_inference_steps=} must be at least 1")
+        return num_inference_steps
 
     def _predictor(self, labels: torch.Tensor | None, w: float):
         """What ``walk`` asks for: the UNet's prediction, with guidance of scale ``w``."""
@@ -196,5 +250,5 @@ def reverse_strip(
     def keep(index: int, timestep: int, images: torch.Tensor) -> None:
         seen.append(images)
 
-    final = pipeline(len(class_labels), labels, None, generators, on_step=keep, check=False)
+    final = pipeline.sample(len(class_labels), labels, None, generators, on_step=keep)
     return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()

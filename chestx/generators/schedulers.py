@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import diffusers
@@ -234,22 +234,28 @@ def walk(
     noise: torch.Tensor,
     num_inference_steps: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
+    timesteps: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """The denoising loop of every sampler: yields (t, images) before and after every evaluation.
 
     ``noise`` (B, 1, H, W) ~ N(0, I) becomes x_T; ``predict(x_t, t)`` is the network. Second-order
     schedulers have about two timesteps per step. ``generator`` draws what the scheduler adds.
+    With ``timesteps``, which must be the last of the scheduler's, ``noise`` is x_t as it is.
     """
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    own = scheduler.timesteps
+    left = own if timesteps is None else own[max(len(own) - len(timesteps), 0) :]
+    if timesteps is not None and (not len(left) or left.tolist() != [*map(float, timesteps)]):
+        raise ValueError(f"{timesteps=} are not the last ones of {own.tolist()}")
     if hasattr(scheduler, "set_begin_index"):
         # diffusers would look the index up by the timestep: the second one, if rounding makes the
         # first two equal.
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(len(own) - len(left))
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters  # PNDM has none
     extra = {"generator": generator} if takes_generator else {}
-    images = noise * scheduler.init_noise_sigma
-    yield int(scheduler.timesteps[0]), images
-    for timestep in scheduler.timesteps:
+    images = noise * (scheduler.init_noise_sigma if timesteps is None else 1)
+    yield int(left[0]), images
+    for timestep in left:
         prediction = predict(scheduler.scale_model_input(images, timestep), timestep)
         images = scheduler.step(prediction, timestep, images, **extra).prev_sample
         yield int(timestep), images

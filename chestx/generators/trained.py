@@ -111,13 +111,12 @@ def pipeline_sampler(
         raise ValueError(f"{sampler=}, {num_inference_steps=}: {'; '.join(added)}")
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        return pipeline(
+        return pipeline.sample(
             len(class_labels),
             class_labels if takes_class_labels(pipeline.unet) else None,
             num_inference_steps,
             generators,
-            guidance_scale=guidance_scale,
-            check=False,
+            guidance_scale,
         )
 
     return sample
