@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -21,7 +22,7 @@ from chestx.config import generator_for, processes
 from chestx.generators.trained import Generator
 from chestx.radiographs import images
 from chestx.radiographs.sources import CLASS_NAMES, NORMAL
-from chestx.radiographs.splits import Radiographs, missing_images
+from chestx.radiographs.splits import Radiographs, as_dataset, missing_images
 from chestx.radiographs.tensors import RadiographTensors
 
 SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
@@ -190,6 +191,21 @@ class SyntheticSet:
                 decoded.append(images.decode(picture, image_size))
         labels = [self.class_names.index(record["label"]) for record in sound]
         return RadiographTensors(torch.stack(decoded), torch.tensor(labels))
+
+    def dataset(self) -> Dataset:
+        """The set as a ``Dataset`` with the columns of a real split: ``concatenate_datasets`` joins
+        them. Every image is a patient of its own."""
+        rows = [
+            {
+                "image": str(self.folder / "train" / record["file_name"]),
+                "label": self.class_names.index(record["label"]),
+                "patient": f"{record['generator']}-{record['index']}",
+                "file_name": record["file_name"],
+                "sha256": record["sha256"],
+            }
+            for record in self.records
+        ]
+        return as_dataset(rows, self.class_names)
 
     def identity(self, num_images: int) -> dict[str, Any]:
         """What tells the first ``num_images`` from any other images."""

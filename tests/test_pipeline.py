@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
@@ -156,6 +157,8 @@ def test_names_without_labels_leave_the_stock_pipeline_as_it_was(tmp_path, capfd
     unet = build_unet(16, (32, 32))
     RadiographPipeline(unet, build_scheduler(), ("clear", "mass")).save_pretrained(tmp_path)
     DDPMPipeline.from_pretrained(tmp_path)
+    assert type(DiffusionPipeline.from_pretrained(tmp_path)) is DDPMPipeline
+    assert isinstance(RadiographPipeline.from_pretrained(tmp_path), RadiographPipeline)
     assert "class_names" not in (tmp_path / "model_index.json").read_text()
     assert "not expected" not in capfd.readouterr().err  # what diffusers says of unknown entries
 

@@ -28,6 +28,7 @@ from chestx.generators.trained import (
 )
 from chestx.radiographs.sources import NORMAL, PNEUMONIA
 from chestx.radiographs.splits import Radiographs, load_radiographs
+from chestx.radiographs.tensors import to_tensors
 from chestx.step import execute
 from chestx.synthesis import SyntheticSet
 
@@ -100,6 +101,19 @@ def test_label_decides_the_folder_and_reaches_the_model(
     tensors = made.tensors(3, 16)
     assert tensors.labels.tolist() == [PNEUMONIA] * 3
     assert tensors.images.float().mean() > 140
+
+
+@pytest.mark.parametrize("label", [NORMAL, PNEUMONIA])
+def test_a_set_of_either_class_joins_the_real_images(label, generator, radiographs, tmp_path):
+    """As everybody writes it: the same columns, the same names of classes, the same images."""
+    real, made = radiographs["train"], SyntheticSet(tmp_path, label)
+    made.write(generator, 3)
+    both = datasets.concatenate_datasets([real, made.dataset()])
+    assert both.features == real.features
+    assert both["label"][-3:] == [label] * 3
+    assert len(set(both["patient"][-3:]) - set(real["patient"])) == 3
+    whole = to_tensors(both, 16)
+    assert torch.equal(whole.images[-3:], made.tensors(3, 16).images)
 
 
 def test_images_do_not_depend_on_the_batch_size(generator: Generator, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    DDPMPipeline,
     DDPMScheduler,
     DiffusionPipeline,
     ImagePipelineOutput,
@@ -63,10 +64,11 @@ class RadiographPipeline(DiffusionPipeline):
         return pipeline
 
     def save_pretrained(self, *args, **kwargs) -> None:
-        """As of every pipeline; without labels it saves ``trained_scheduler``."""
-        labelled = takes_class_labels(self.unet)
-        saved = self if labelled else RadiographPipeline(self.unet, self.trained_scheduler)
-        DiffusionPipeline.save_pretrained(saved, *args, **kwargs)
+        """As of every pipeline; without labels as the stock ``DDPMPipeline`` that anybody loads."""
+        if takes_class_labels(self.unet):
+            super().save_pretrained(*args, **kwargs)
+        else:
+            DDPMPipeline(self.unet, self.trained_scheduler).save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def __call__(

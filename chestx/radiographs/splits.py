@@ -245,7 +245,7 @@ def load_radiographs(
     return radiographs
 
 
-def as_dataset(rows: Rows, class_names: tuple[str, str], limit: int) -> datasets.Dataset:
+def as_dataset(rows: Rows, class_names: tuple[str, ...], limit: int = 0) -> datasets.Dataset:
     """The rows of one split, all or ``limit``, as a ``Dataset``; images are decoded when read."""
     if limit:
         rows = [rows[i] for i in stratified_subset([row["label"] for row in rows], limit)]
