@@ -6,14 +6,18 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
 from chestx.config import CommonConfig, defaults, parse
 from chestx.generators import schedulers
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.report.page import slide_table
+from chestx.study.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {
@@ -243,3 +247,21 @@ def test_a_module_imports_only_from_those_before_it():
                     if name in place:
                         assert place[name] <= place[room], (path, name)
     assert seen == set(place)
+
+
+def test_the_scores_that_are_kept_give_the_numbers_that_are_said():
+    from chestx.study import readings
+
+    scores = readings.load_scores(readings.RESULTS / "laptop")
+    labels, found = scores["labels"], {}
+    for key, log_odds in scores.items():
+        if "/" in key:
+            rounded = np.round(expit(log_odds), 6)
+            both = [roc_auc_score(labels, each) for each in (log_odds, rounded)]
+            found.setdefault(key.split("/")[1], []).append(both)
+    for arm, pairs in found.items():
+        (mean, rounded), (sd, _) = np.mean(pairs, 0), np.std(pairs, 0, ddof=1)
+        assert f"| {ARMS[arm].title} | {mean:.4f} ± {sd:.4f} | {rounded:.4f} |" in EXAMPLES
+    moved = np.abs(np.diff(np.concatenate(list(found.values()))))
+    said = f"Of these {len(moved)} AUROCs {(moved > 0.001).sum()} move by more than 0.001"
+    assert f"{said}, by {moved.max():.3f} at most" in one_line(EXAMPLES)
