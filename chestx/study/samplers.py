@@ -161,7 +161,7 @@ def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]
         axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds per image; the numbers are steps")
     axes.set_ylabel("KID to the reference split")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
     caption = "Bars: 95 % jackknife intervals over images, not over training runs."
     return Picture(figure, caption)
