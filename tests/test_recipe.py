@@ -19,7 +19,7 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.experiment import Experiment
 from chestx.classifier.framing import NORMALIZE
 from chestx.config import CommonConfig, defaults
-from chestx.radiographs.splits import load_radiographs
+from chestx.radiographs.splits import load, load_radiographs
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.page import build_report
 from chestx.step import execute
@@ -191,6 +191,27 @@ def test_the_committed_recipe_is_the_first_of_its_search():
     assert content["name"] == max(longest, key=lambda row: row["criterion"]["mean"])["name"]
 
 
+@pytest.mark.real_data
+def test_the_committed_recipe_opens_for_the_images_it_was_searched_on(
+    example, real_folder, tmp_path
+):
+    """By the very configuration of ``--final``: not by what a test thinks an experiment says."""
+    changes = {"data": str(real_folder), "output_dir": str(tmp_path)}
+    config = example.Config(**defaults(example.Config, "laptop") | changes)
+    own = experiment.Experiment(config, load(config))
+    path, content = ROOT / "examples" / "recipe.json", recipes.searched_for(own)
+    if content["data"] != files.read_json(path)["data"]:
+        pytest.skip("CHESTX_DATA is another set of images")
+    assert recipes.load_recipe(path, own).adds == "ddpm_mended"
+
+
+def test_the_inputs_of_a_search_are_the_sets_too(example, tmp_path):
+    """Images made anew are another search."""
+    config = example.Config(**defaults(example.Config) | TINY | {"recipes": ("oversampled",)})
+    _, added = config.inputs(load_radiographs("phantom", **DATA))["oversampled"]
+    assert added["num_duplicates"] > 0
+
+
 def test_the_readme_says_what_test_said():
     said = files.read_json(ROOT / "examples" / "recipe_verdict.json")
     page = (ROOT / "examples" / "README.md").read_text()
@@ -224,6 +245,8 @@ def test_the_search_halves_by_the_criterion_alone():
     order = [(row["name"], row["arm"]["num_steps"]) for row in rows]
     assert order == [("b", 30), ("c", 30), ("b", 10), ("c", 10), ("a", 10)]
     assert rows[0]["criterion"]["mean"] == pytest.approx(0.905)
+    twice, _ = tuning.search(names, [(9, 10, 1), (1, 10, 2)], graded)
+    assert [row["seeds"] for row in twice if row["name"] == "b"] == [[0, 1]]  # no seed counts twice
 
 
 class Brightness(torch.nn.Module):

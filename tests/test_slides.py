@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from chestx import files
 from chestx.classifier.cnn import ChestCNN
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 from chestx.report import diagrams
-from chestx.report.page import deck, formula, slide_table
+from chestx.report.page import deck, formula, load_results, slide_table
 from chestx.study import lessons
 
 ROOT = Path(__file__).parents[1]
@@ -245,3 +246,11 @@ def test_the_complete_flow_counts_what_is_there():
         "5 arms x 10 seeds",
     ):
         assert part in said
+
+
+def test_the_decks_report_leaves_out_what_a_fair_run_left(tmp_path):
+    results = {"evaluation": "fair", "comparison/fair/extended": "fair", "ddpm": "deck"}
+    for folder, protocol in results.items():
+        files.write_json(tmp_path / folder / "result.json", {"data": {"protocol": protocol}})
+    assert list(load_results(tmp_path, list(results), "deck")) == ["ddpm"]
+    assert list(load_results(tmp_path, list(results), "fair")) == list(results)

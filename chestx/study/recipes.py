@@ -44,8 +44,8 @@ def chosen(names: tuple[str, ...]) -> dict[str, Arm]:
 
 
 def searched_for(experiment: Experiment) -> dict[str, Any]:
-    """What a recipe is chosen for: the images, and the settings that are not its own."""
-    settings = dict(experiment.about)
+    """What a recipe is chosen for: the images in any order, and settings that are not its own."""
+    settings = {key: value for key, value in experiment.about.items() if key != "order"}
     return {"data": settings.pop("data"), "settings": settings}
 
 

@@ -128,7 +128,8 @@ def ranking(units: list[Unit]) -> list[dict[str, Any]]:
     among equally long ones the mean criterion decides, the name between equals.
     """
     grouped: dict[tuple[str, int], list[Unit]] = {}
-    for unit in units:
+    once = {(unit["arm"], unit["settings"]["num_steps"], unit["seed"]): unit for unit in units}
+    for unit in once.values():  # two rounds of one length have seeds in common
         grouped.setdefault((unit["arm"], unit["settings"]["num_steps"]), []).append(unit)
     rows = []
     for (name, _), own in grouped.items():
