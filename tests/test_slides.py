@@ -13,7 +13,7 @@ from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 from chestx.report import diagrams
-from chestx.report.page import deck, formula, load_results, slide_table
+from chestx.report.page import deck, formula, load_results, shown, slide_table
 from chestx.study import lessons
 
 ROOT = Path(__file__).parents[1]
@@ -254,3 +254,11 @@ def test_the_decks_report_leaves_out_what_a_fair_run_left(tmp_path):
         files.write_json(tmp_path / folder / "result.json", {"data": {"protocol": protocol}})
     assert list(load_results(tmp_path, list(results), "deck")) == ["ddpm"]
     assert list(load_results(tmp_path, list(results), "fair")) == list(results)
+
+
+def test_formulas_of_one_cell_stand_below_one_another(tmp_path):
+    rows = [["reverse", r"$a = b, \quad c = d$", "words, and $ 3"]]
+    ((first, formulas, words),) = shown({"rows": rows}, {}, tmp_path)["rows"]
+    assert (first, words) == ("reverse", "words, and $ 3")
+    assert formulas.count('class="formula"') == 2
+    assert "<br>" in formulas

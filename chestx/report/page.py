@@ -70,8 +70,10 @@ def shown(exhibit: dict[str, Any], result: Result, output_dir: Path) -> dict[str
         return exhibit | {"content": embedded, "kind": result["data"]["kind"]}
 
     def cell(value: Any) -> Any:
-        is_formula = isinstance(value, str) and value[:1] == value[-1:] == "$"
-        return formula(value.strip("$")) if is_formula else value
+        if not (isinstance(value, str) and value[:1] == value[-1:] == "$"):
+            return value
+        lines = value.strip("$").split(r", \quad ")  # side by side they would be too small
+        return Markup("<br>").join(formula(tex) for tex in lines)
 
     return exhibit | {"rows": [[cell(value) for value in row] for row in exhibit.get("rows", [])]}
 
