@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from chestx import files
 from chestx.config import generator_for, processes
+from chestx.generators.registry import GENERATORS
 from chestx.generators.trained import Generator
 from chestx.radiographs import images
 from chestx.radiographs.sources import CLASS_NAMES, NORMAL
@@ -44,9 +45,12 @@ class SyntheticSet:
 
     @classmethod
     def of(cls, root: Path, name: str, data: Radiographs, label: int) -> "SyntheticSet":
-        """Where a generator's set lies; that of the larger class has the class in its name."""
+        """Where a generator's set lies. That of the larger class has the class in its name; that
+        of a VAE under the deck protocol "prior", from which it is drawn there."""
         smaller, _ = missing_images(data["train"]["label"])
         suffix = "" if label == smaller else f"_{data.class_names[label]}"
+        if data.protocol == "deck" and GENERATORS[name].model:
+            suffix += "_prior"
         return cls(Path(root) / "synthetic" / f"{name}{suffix}", label, data.class_names)
 
     def path(self, record: dict[str, Any]) -> Path:

@@ -40,7 +40,11 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 2. The model.
     torch.manual_seed(config.seed)
     model = ConditionalVAE(
-        config.image_size, config.latent_dim, len(data.class_names), config.channels
+        config.image_size,
+        config.latent_dim,
+        len(data.class_names),
+        config.channels,
+        config.sample_from,
     )
 
     # 3. Train, and look at the same eight z after epochs 1, 30 and 78, as the slides do.
@@ -54,8 +58,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
         resume=config.resume,
         identity=out.identity,
-        description="cvae",
     )
+    model.fit_aggregate(train_data)
     save_generator(out.folder, model, data["train"])
     last = history[-1]["validation"]
     print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
@@ -64,6 +68,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     exhibits = {
         "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
         "02_cvae_architecture": diagrams.cvae_diagram(model, out.about, "Conditional VAE"),
+        "02_latents": training.latents(out, model, train_data, held_out),
         **training.exhibits(out, "cvae", model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)

@@ -46,7 +46,11 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 2. The model and its loss.
     torch.manual_seed(config.seed)
     model = EnhancedConditionalVAE(
-        config.image_size, config.latent_dim, len(data.class_names), config.channels
+        config.image_size,
+        config.latent_dim,
+        len(data.class_names),
+        config.channels,
+        config.sample_from,
     )
     loss_fn, name = EnhancedCVAELoss(config.beta, config.ssim_weight), "enhanced_cvae"
 
@@ -61,8 +65,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         on_sample=lambda model, epoch: training.save_samples(out, model.sample, smaller, epoch),
         resume=config.resume,
         identity=out.identity,
-        description=name,
     )
+    model.fit_aggregate(train_data)
     save_generator(out.folder, model, data["train"])
     kept = training.kept_epoch(out, history)
     training.save_samples(out, model.sample, smaller, kept["epoch"])
@@ -75,6 +79,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "03_enhanced_cvae_architecture": blocks,
         "03_residual_block": diagrams.residual_diagram(model, out.about),
         "settings": training.settings(config),
+        "03_latents": training.latents(out, model, train_data, held_out),
         **training.exhibits(out, name, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)

@@ -3,9 +3,9 @@
     python examples/04_train_ddpm.py                          # as in the deck
     python examples/04_train_ddpm.py --generator ddpm_mended  # betas x 1000 / T, v-prediction
 
-The deck's betas leave 36 % of the signal's amplitude at T, yet sampling starts from noise (see 10).
-Expect a minute with `--preset quick`, 25 minutes with `--preset laptop`; on the real images those
-of `ddpm` come out washed out, those of `ddpm_mended` with the right contrast.
+The deck's betas leave 36 % of the signal's amplitude at T, yet sampling starts from noise (see 10):
+its images come out washed out, those of `ddpm_mended` with the right contrast. Expect a minute with
+`--preset quick`, 25 minutes with `--preset laptop`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import torch
 from chestx.config import CommonConfig, option
 from chestx.generators import ddpm
 from chestx.generators.pipeline import RadiographPipeline
-from chestx.generators.registry import DDPMS, scheduler_of
+from chestx.generators.registry import DDPMS, loss_of
 from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
@@ -31,11 +31,12 @@ class Config(CommonConfig, GeneratorConfig):
     generator: Literal[DDPMS] = option("ddpm", "the deck's schedule, or a mended one")
     schedule: Literal["", *ddpm.SCHEDULES] = option("", "noise schedule of ddpm_custom")
     prediction_type: Literal["", *ddpm.PREDICTION_TYPES] = option("", "of ddpm_custom")
+    mean_weight: float = option(0.0, "of the error in brightness, of ddpm_custom; or 10")
     class_conditional: bool = option(False, "train on both classes, with labels")
     label_dropout: float = option(0.0, "share of labels made the null label, for guidance; or 0.1")
-    block_out_channels: tuple[int, ...] = option(
+    block_out_channels: tuple[int, ...] = option(  # the first: also that of the time embedding
         (32, 48, 64), "widths of the UNet", laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256)
-    )  # the first is the dimension of the time embedding, too
+    )
     layers_per_block: int = option(1, "residual blocks per level", slides=2)
     num_epochs: int = option(40, "passes over the train images of the smaller class", slides=150)
     batch_size: int = option(16, "images per optimizer step, over all processes", slides=32)
@@ -53,21 +54,19 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     if not config.class_conditional:
         train_data, held_out = train_data.of_class(smaller), held_out.of_class(smaller)
 
-    # 2. The noise schedule, and the network.
-    scheduler = scheduler_of(config.generator, config.schedule, config.prediction_type)
+    # 2. The noise schedule with its loss, and the network.
+    special = (config.schedule, config.prediction_type, config.mean_weight)
+    loss_fn = loss_of(config.generator, *special, config.label_dropout)
+    scheduler = loss_fn.scheduler
     torch.manual_seed(config.seed)
-    unet = ddpm.build_unet(
-        config.image_size,
-        config.block_out_channels,
-        config.layers_per_block,
-        num_classes=len(data.class_names) if config.class_conditional else None,
-        with_null_label=config.label_dropout > 0,
-    )
+    num_classes = len(data.class_names) if config.class_conditional else None
+    size = (config.image_size, config.block_out_channels, config.layers_per_block)
+    unet = ddpm.build_unet(*size, num_classes, with_null_label=config.label_dropout > 0)
 
     # 3. Train it to guess the noise, and look at eight samples now and then.
     history = train(
         unet,
-        ddpm.DenoisingLoss(scheduler, config.label_dropout),
+        loss_fn,
         train_data,
         config,
         out.folder,
@@ -75,7 +74,6 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         on_sample=lambda unet, epoch: diffusion.save_samples(out, unet, scheduler, smaller, epoch),
         resume=config.resume,
         identity=out.identity,
-        description=config.generator,
     )
     pipeline = RadiographPipeline(unet, scheduler, data.class_names)
     save_generator(out.folder, pipeline, data["train"])

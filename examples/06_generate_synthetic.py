@@ -50,7 +50,8 @@ class Config(CommonConfig):
         jobs = []
         for (name, y), count in wanted.items():
             checked_weights(name, root, data, self.image_size)
-            how = (*samplers.get(name, ("ddpm", 0)), self.guidance_scale)
+            prior = "prior" if self.protocol == "deck" else ""  # as the deck drew z
+            how = (*samplers.get(name, ("ddpm", 0)), self.guidance_scale, prior)
             twin = twin_generator(data, self.image_size) if name == "twin" else None
             generator = twin or load_generator(name, root / name, *how)
             jobs.append((generator, SyntheticSet.of(root, name, data, y), count))

@@ -19,6 +19,7 @@ from chestx.generators.enhanced_cvae import (
     mean_ssim,
 )
 from chestx.generators.pipeline import RadiographPipeline
+from chestx.generators.registry import loss_of
 from chestx.radiographs.phantom import phantom_split
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.training import TrainingConfig, train
@@ -219,6 +220,70 @@ class Spy(torch.nn.Module):
     def forward(self, noisy_images, timesteps, class_labels):
         self.labels, self.timesteps = class_labels, timesteps
         return SimpleNamespace(sample=torch.zeros_like(noisy_images))
+
+
+def test_an_error_of_brightness_costs_more_by_its_weight_and_the_optimum_stays(tensors):
+    class Off(torch.nn.Module):
+        """Predicts the target, known to the test, plus a fixed error."""
+
+        config = unet().config
+
+        def __init__(self, loss_fn, error):
+            super().__init__()
+            self.loss_fn, self.error = loss_fn, error
+
+        def forward(self, x, t, class_labels=None):
+            abar = self.loss_fn.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+            noise = (x - abar.sqrt() * batch["images"]) / (1 - abar).sqrt()
+            target = self.loss_fn.target(batch["images"], noise, t)
+            return type("Output", (), {"sample": target + self.error})
+
+    batch, scheduler = tensors[[0, 15]], build_scheduler("scaled", "v_prediction")
+    stripes = torch.ones(1, 1, SIZE, SIZE)
+    stripes[..., ::2] = -1  # of mean 0
+    for error, cost in ((0.1 * torch.ones_like(stripes), 11), (0.1 * stripes, 1), (0 * stripes, 0)):
+        loss_fn = DenoisingLoss(scheduler, mean_weight=10)
+        loss, _ = loss_fn(Off(loss_fn, error), batch)
+        assert loss.item() == pytest.approx(cost * 0.01, rel=1e-3, abs=1e-6)
+    assert loss_of("ddpm_mended").mean_weight == 10 and loss_of("ddpm").mean_weight == 0
+    with pytest.raises(ValueError, match="ddpm_custom"):
+        loss_of("ddpm", mean_weight=10)
+
+
+@pytest.mark.parametrize("model_class", (ConditionalVAE, EnhancedConditionalVAE))
+def test_a_vae_draws_z_where_the_encoder_puts_the_class(model_class, tensors, tmp_path):
+    torch.manual_seed(0)
+    model = vae(model_class).eval()
+    generators = [torch.Generator().manual_seed(i) for i in range(400)]
+    labels = torch.ones(400, dtype=torch.int64)
+    model.decode = lambda z, y: z  # look at z itself
+
+    def draw(where=None):
+        return model.sample(labels, [g.manual_seed(i) for i, g in enumerate(generators)], where)
+
+    assert torch.equal(draw("prior"), draw("aggregate"))  # as long as nothing is fitted
+    model.fit_aggregate(tensors)
+    drawn = {where: draw(where) for where in ("prior", "aggregate")}
+    assert torch.equal(draw(), drawn["prior"])
+    own = tensors.of_class(1)[list(range(len(tensors.of_class(1))))]
+    with torch.no_grad():
+        mu, logvar = model.encode(own["images"], own["class_labels"])
+    spread = mu.T.cov(correction=0) + logvar.exp().mean(0).diag()
+    assert torch.allclose(drawn["aggregate"].mean(0), mu.mean(0), atol=0.2)
+    assert torch.allclose(drawn["aggregate"].T.cov(), spread, atol=0.3)
+    # Undoing the Gaussian gives back the prior's draws: mean and factor are exact.
+    factor = torch.linalg.cholesky(spread)
+    white = torch.linalg.solve_triangular(factor, (drawn["aggregate"] - mu.mean(0)).T, upper=False)
+    assert torch.allclose(white.T, drawn["prior"], atol=1e-3)
+    del model.decode
+    model.register_to_config(sample_from="aggregate")
+    model.save_pretrained(tmp_path)
+    again = model_class.from_pretrained(tmp_path).eval()
+    mine, theirs = (
+        made.sample(labels[:2], [torch.Generator().manual_seed(i) for i in range(2)])
+        for made in (model, again)
+    )
+    assert again.config.sample_from == "aggregate" and torch.equal(mine, theirs)
 
 
 def test_dropout_that_is_off_draws_and_changes_nothing():

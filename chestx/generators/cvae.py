@@ -7,6 +7,8 @@ encoder and decoder.
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,7 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
 
     Images (B, 1, image_size, image_size) in [-1, 1], class_labels (B,), z (B, latent_dim).
     Each of ``channels`` halves the side on the way in and doubles it on the way out. The prior
-    is N(0, I).
+    is N(0, I); ``sample_from`` says from which distribution ``sample`` draws, see there.
     """
 
     @register_to_config
@@ -44,6 +46,7 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         latent_dim: int = 64,
         num_classes: int = 2,
         channels: tuple[int, ...] = (32, 64, 128, 256),
+        sample_from: Literal["prior", "aggregate"] = "prior",
     ):
         super().__init__()
         self.side = image_size // 2 ** len(channels)
@@ -64,6 +67,9 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         self.from_z = nn.Linear(latent_dim + num_classes, flat)
         self.decoder = self.build_decoder(channels)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))
+        # Mean and Cholesky factor of the aggregated posterior of each class, see ``fit_aggregate``.
+        self.register_buffer("aggregate_mean", torch.zeros(num_classes, latent_dim))
+        self.register_buffer("aggregate_factor", torch.eye(latent_dim).repeat(num_classes, 1, 1))
 
     def build_decoder(self, channels: tuple[int, ...]) -> nn.Module:
         """Transposed convolutions from (B, channels[-1], side, side) to (B, 1, H, W)."""
@@ -95,16 +101,47 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def sample(
-        self, class_labels: torch.Tensor, generator: list[torch.Generator] | None = None
+        self,
+        class_labels: torch.Tensor,
+        generator: list[torch.Generator] | None = None,
+        sample_from: str | None = None,
     ) -> torch.Tensor:
-        """Draw z ~ N(0, I) and decode it: (B, 1, H, W) in [-1, 1].
+        """Draw z and decode it: (B, 1, H, W) in [-1, 1].
 
+        ``sample_from``: "prior" for z ~ N(0, I), or "aggregate" for the Gaussian that
+        ``fit_aggregate`` found for the class; by default what the model's configuration says.
         With one generator per image an image does not depend on its batch. What is returned is
         the mean of p(x | z, y): adding the likelihood's pixel noise would only add grain.
         """
+        class_labels = class_labels.to(self.device)
         shape = (len(class_labels), self.config.latent_dim)
         z = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
-        return self.decode(z, class_labels.to(self.device))
+        if (sample_from or self.config.sample_from) == "aggregate":
+            factor = self.aggregate_factor[class_labels]  # (B, latent_dim, latent_dim)
+            z = self.aggregate_mean[class_labels] + (factor @ z[:, :, None])[:, :, 0]
+        return self.decode(z, class_labels)
+
+    @torch.no_grad()
+    def fit_aggregate(self, data: Sequence[Batch]) -> None:
+        """Fit a Gaussian to the aggregated posterior q(z | y) of each class in ``data``.
+
+        q(z | y) is the mean of q(z | x, y) over the images of class y. The ELBO pulls it towards
+        N(0, I) without reaching it: where the prior has mass and q(z | y) none, nothing was ever
+        decoded in training, and a z drawn there need not become a chest. The Gaussian has the
+        mean of the mus and the covariance Cov(mu) + E[diag(sigma^2)]; nothing is trained.
+        """
+        encoded = []
+        for indices in torch.arange(len(data)).split(256):
+            batch = data[indices.tolist()]
+            class_labels = batch["class_labels"].to(self.device)
+            mu, logvar = self.encode(batch["images"].to(self.device), class_labels)
+            encoded.append((mu, logvar, class_labels))
+        mu, logvar, labels = (torch.cat(parts) for parts in zip(*encoded))
+        for label in torch.unique(labels).tolist():
+            own, variance = mu[labels == label], logvar[labels == label].exp()
+            covariance = own.T.cov(correction=0) + variance.mean(0).diag()
+            self.aggregate_mean[label] = own.mean(0)
+            self.aggregate_factor[label] = torch.linalg.cholesky(covariance)
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor) -> CVAEOutput:
         mu, logvar = self.encode(images, class_labels)  # (B, latent_dim) each

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from diffusers import DDPMScheduler, ModelMixin
+from diffusers import ModelMixin
 
 from chestx.generators.cvae import ConditionalVAE
-from chestx.generators.ddpm import build_scheduler
+from chestx.generators.ddpm import DenoisingLoss, build_scheduler
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 
 DDPM_SCRIPT = "04_train_ddpm.py --generator "
@@ -20,6 +20,7 @@ class Kind:
     script: str  # trains it
     schedule: str = ""
     prediction_type: str = ""
+    mean_weight: float = 0.0  # of the error in brightness, see ``DenoisingLoss``
     model: type[ModelMixin] | None = None
     is_arm: bool = True  # one of the four that are compared
 
@@ -31,7 +32,12 @@ GENERATORS = {
     ),
     "ddpm": Kind("DDPM (deck's schedule)", "#e08214", DDPM_SCRIPT + "ddpm", "deck", "epsilon"),
     "ddpm_mended": Kind(
-        "DDPM mended", "#b2182b", DDPM_SCRIPT + "ddpm_mended", "scaled", "v_prediction"
+        "DDPM mended",
+        "#b2182b",
+        DDPM_SCRIPT + "ddpm_mended",
+        "scaled",
+        "v_prediction",
+        mean_weight=10.0,
     ),
     "ddpm_zero_snr": Kind(
         "DDPM, zero terminal SNR",
@@ -56,9 +62,20 @@ def title(name: str) -> str:
     return GENERATORS[name].title if name in GENERATORS else name.replace("_", " ")
 
 
-def scheduler_of(name: str, schedule: str = "", prediction_type: str = "") -> DDPMScheduler:
-    """What a DDPM is trained with; another schedule or target is for ``ddpm_custom`` alone."""
-    if name != "ddpm_custom" and (schedule or prediction_type):
-        raise ValueError("--schedule and --prediction-type belong to --generator ddpm_custom")
+def loss_of(
+    name: str,
+    schedule: str = "",
+    prediction_type: str = "",
+    mean_weight: float = 0.0,
+    label_dropout: float = 0.0,
+) -> DenoisingLoss:
+    """What a DDPM is trained with, its ``scheduler`` among it; another schedule, target or weight
+    is for ``ddpm_custom`` alone."""
+    if name != "ddpm_custom" and (schedule or prediction_type or mean_weight):
+        raise ValueError(
+            "--schedule, --prediction-type and --mean-weight belong to --generator ddpm_custom"
+        )
     kind = GENERATORS[name]
-    return build_scheduler(schedule or kind.schedule, prediction_type or kind.prediction_type)
+    scheduler = build_scheduler(schedule or kind.schedule, prediction_type or kind.prediction_type)
+    weight = mean_weight or kind.mean_weight
+    return DenoisingLoss(scheduler, label_dropout, mean_weight=weight)

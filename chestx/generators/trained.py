@@ -1,6 +1,7 @@
 """Trained generators on disk: saving, loading, and whether they fit the images at hand."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,10 @@ def load_generator(
     sampler: str = "ddpm",
     num_inference_steps: int = 0,
     guidance_scale: float = 1.0,
+    sample_from: str = "",
 ) -> Generator:
     """Load what ``save_generator`` wrote; the sampler, its steps (0: as many as in training) and
-    guidance concern DDPMs alone.
+    guidance concern DDPMs alone, ``sample_from`` (as ``ConditionalVAE.sample``) VAEs.
 
     Raises what ``read_result`` and ``pipeline_sampler`` raise, and OSError for a damaged file.
     """
@@ -78,7 +80,9 @@ def load_generator(
     if vae := GENERATORS[name].model:
         model = vae.from_pretrained(folder / "model", use_safetensors=True)
         model.to(processes().device).eval()
-        size, sample, settings = model.config.image_size, model.sample, {}
+        size = model.config.image_size
+        settings = {"sample_from": sample_from or model.config.sample_from}
+        sample = functools.partial(model.sample, **settings)
     else:
         pipeline = load_pipeline(folder / "model")
         steps = num_inference_steps or pipeline.scheduler.config.num_train_timesteps

@@ -17,7 +17,7 @@ from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.registry import GENERATORS, title
 from chestx.generators.trained import Sample
 from chestx.radiographs.images import decode, to_float
-from chestx.radiographs.splits import smaller_class
+from chestx.radiographs.splits import missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.diagrams import count_parameters
 from chestx.step import Exhibit, Picture, Step, Table
@@ -139,7 +139,7 @@ def labels(
     both = []
     for label, name in enumerate(class_names):
         generators = [generator_for(out.config.seed, 1, index) for index in range(8)]
-        both.append(model.sample(torch.full((8,), label), generators))
+        both.append(model.sample(torch.full((8,), label), generators, "prior"))
         rows[f"same z, {name}"] = both[label]
     by_label = (both[0] - both[1]).square().mean().sqrt().item()
     by_z = 2**0.5 * both[0].std(0).square().mean().sqrt().item()  # of a difference of two
@@ -148,6 +148,32 @@ def labels(
         "Above: validation images and the decoder's answer to the encoder's mean. Below: eight z "
         f"from the prior, each decoded under both labels. The label changes a pixel by "
         f"{by_label:.3f} (root mean square, greys in [-1, 1]), another z by {by_z:.3f}.",
+    )
+
+
+def latents(
+    out: Step, model: ConditionalVAE, train: RadiographTensors, held_out: RadiographTensors
+) -> Picture:
+    """Samples of the smaller class from the prior and from the aggregated posterior."""
+    label, _ = missing_images(train.labels.tolist())
+    near, away = (to_float(data.of_class(label).images) for data in (train, held_out))
+
+    def distances(images: torch.Tensor) -> torch.Tensor:  # to the nearest training image
+        return torch.cdist(images.flatten(1), near.flatten(1)).min(1).values
+
+    rows, shares = {}, {}
+    for name, words in (("prior", "z ~ N(0, I)"), ("aggregate", "z ~ q(z | class)")):
+        generators = [generator_for(out.config.seed, 2, index) for index in range(128)]
+        drawn = model.sample(torch.full((128,), label), generators, name).cpu()
+        rows[words] = drawn[:8]
+        shares[name] = (distances(drawn) > distances(away).max()).float().mean().item()
+    return Picture(
+        image_rows(rows, out.about, "Where z is drawn"),
+        "The same noise, as a z of the prior and of the Gaussian that was fitted to the encoder's "
+        f"answers to the class. Of 128 samples {shares['prior']:.0%} of the prior's and "
+        f"{shares['aggregate']:.0%} of the other's lie farther from every training image than any "
+        f"validation image of the class does. This model samples from the "
+        f"{'prior' if model.config.sample_from == 'prior' else 'aggregated posterior'}.",
     )
 
 

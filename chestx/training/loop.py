@@ -111,7 +111,7 @@ def train(
     on_sample: Callable[[torch.nn.Module, int], None] | None = None,
     resume: bool = False,
     identity: str = "",
-    description: str = "train",
+    description: str = "",
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return its history, one dict per epoch.
 
@@ -120,7 +120,8 @@ def train(
     (``ema_decay``) and, with ``patience``, those of the best validation loss. ``on_sample(model,
     epoch)`` is called on the main process after each of ``config.sample_epochs`` with the averaged
     weights. ``identity`` stands for what ``config`` does not know (model, loss, data): with
-    ``resume`` no checkpoint of another one is continued.
+    ``resume`` no checkpoint of another one is continued. ``description``, in messages and on the
+    bar, is by default the folder's name.
 
     Raises ValueError for settings that cannot work, FloatingPointError, naming the step, when the
     loss or its gradient is NaN or infinite, MemoryError with the batch size to try, OSError if
@@ -130,6 +131,7 @@ def train(
     config.check(train_data, validation_data)
     files.hold(output_dir)
     folder = Path(output_dir) / "checkpoints"
+    description = description or Path(output_dir).name
     count = sum(parameter.numel() for parameter in model.parameters())
     identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
 

@@ -73,5 +73,8 @@ class VAEConfig(GeneratorConfig):
         laptop=(16, 32, 64, 128),
         slides=(32, 64, 128, 256, 256),
     )
+    sample_from: Literal["aggregate", "prior"] = option(
+        "aggregate", "where z comes from: what the encoder makes of a class, or N(0, I) as the deck"
+    )
     num_epochs: int = option(80, "passes over the train images of both classes, at most")
     sample_epochs: tuple[int, ...] = option((1, 30, 78), "epochs to sample after, as on the slide")
