@@ -115,13 +115,12 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return its history, one dict per epoch.
 
-    Writes ``output_dir/history.json`` and ``output_dir/checkpoints``. The model ends on the CPU or
-    device it was trained on, in eval mode and full precision, with its averaged weights
-    (``ema_decay``) and, with ``patience``, those of the best validation loss. ``on_sample(model,
-    epoch)`` is called on the main process after each of ``config.sample_epochs`` with the averaged
-    weights. ``identity`` stands for what ``config`` does not know (model, loss, data): with
-    ``resume`` no checkpoint of another one is continued. ``description``, in messages and on the
-    bar, is by default the folder's name.
+    Writes ``output_dir/history.json`` and ``output_dir/checkpoints``. The model ends on the device
+    it was trained on, in eval mode and full precision, with its averaged weights (``ema_decay``)
+    and, with ``patience``, those of the best validation loss. ``on_sample(model, epoch)`` is called
+    on the main process after each of ``config.sample_epochs`` with the averaged weights.
+    ``identity`` stands for what ``config`` does not know (model, loss, data): with ``resume`` no
+    checkpoint of another one is continued. ``description`` (default: the folder) names the run.
 
     Raises ValueError for settings that cannot work, FloatingPointError, naming the step, when the
     loss or its gradient is NaN or infinite, MemoryError with the batch size to try, OSError if
@@ -130,8 +129,7 @@ def train(
     """
     config.check(train_data, validation_data)
     files.hold(output_dir)
-    folder = Path(output_dir) / "checkpoints"
-    description = description or Path(output_dir).name
+    folder, description = Path(output_dir) / "checkpoints", description or Path(output_dir).name
     count = sum(parameter.numel() for parameter in model.parameters())
     identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
 
