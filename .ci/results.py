@@ -1,0 +1,69 @@
+"""Keep the results of real runs in the project, and write the READMEs' tables from them.
+
+    python .ci/results.py keep outputs/laptop laptop   # into examples/results/laptop
+    python .ci/results.py fill                         # the tables of the three READMEs
+
+Kept are tables and sentences, configuration, data, versions and run time of every step; no
+figure, for most show real radiographs. In a README the lines between
+
+    <!-- laptop/evaluation: random_vgg16 -->
+    <!-- end -->
+
+are the table, or the sentence, that this step showed under that name. A test fills them again and
+fails if anything differs.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "results"
+READMES = [ROOT / name for name in ("README.md", "examples/README.md", "chestx/README.md")]
+KEPT = ("config", "data", "versions", "num_processes", "seconds", "finished_at")
+PLACE = re.compile(r"(<!-- ([\w/.-]+): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def keep(output_dir: Path, preset: str) -> None:
+    """Write what every finished step below ``output_dir`` said to ``results/<preset>``."""
+    for path in sorted(output_dir.rglob("result.json")):
+        result = json.loads(path.read_text())
+        shown = {name: e for name, e in result["exhibits"].items() if "file" not in e}
+        row = {"exhibits": shown, **{key: result[key] for key in KEPT}}
+        row["data"]["source"] = Path(row["data"]["source"]).name  # not where it lay
+        name = "-".join(path.parent.relative_to(output_dir).parts)
+        target = RESULTS / preset / f"{name}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(row, indent=1) + "\n")
+        print(target.relative_to(ROOT))
+
+
+def markdown(exhibit: dict) -> str:
+    """A stored table, with its caption below, or a sentence, as Markdown."""
+    if "text" in exhibit:
+        return f"> {exhibit['text']}\n"
+    lines = [exhibit["header"], ["---"] * len(exhibit["header"]), *exhibit["rows"]]
+    table = "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+    return f"\n{table}\n{exhibit['caption']}\n"
+
+
+def filled(text: str) -> str:
+    """``text`` with every marked place written anew from the kept results."""
+
+    def place(found: re.Match) -> str:
+        step = json.loads((RESULTS / f"{found[2]}.json").read_text())
+        return found[1] + markdown(step["exhibits"][found[3]]) + found[4]
+
+    return PLACE.sub(place, text)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["keep", folder, preset]:
+            keep(Path(folder), preset)
+        case ["fill"]:
+            for readme in READMES:
+                readme.write_text(filled(readme.read_text()))
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,70 @@
+"""Put a trained generator into examples/pretrained, in half precision, with its card.
+
+    python .ci/ship.py outputs/laptop ddpm_mended
+
+Reads what its training (02, 03, 04) and its evaluation (07) left in the folder. Refuses a generator
+of which more images look like copies of training images than chance explains.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from scipy.stats import hypergeom
+
+from chestx import files
+from chestx.config import generator_for
+from chestx.generators.pipeline import load_pipeline
+from chestx.generators.registry import GENERATORS
+from chestx.generators.trained import pipeline_sampler
+from chestx.radiographs import images
+
+TARGET = Path(__file__).parents[1] / "examples" / "pretrained"
+
+
+def check_memorisation(name: str, root: Path) -> str:
+    """What 07 found of copies, in one sentence; ValueError if it is more than chance gives."""
+    result = files.read_json(root / "evaluation" / "result.json")
+    count, words = result["num_images"], []
+    for space, rows in result["memorisation"].items():
+        copies, by_chance = rows[name]["copies"], rows[name]["by_chance"]
+        # Copies are nearer than the nearest of R real ones: were all N + R alike, the first so
+        # many of them in order of nearness would all be synthetic with this probability.
+        made, real = count, round(count / by_chance - 1)
+        if hypergeom.pmf(copies, made + real, made, copies) < 0.01:
+            raise ValueError(f"{name}, {space}: {copies} copies, {by_chance:.1f} by chance")
+        words.append(f"{space} {copies} ({by_chance:.1f} by chance)")
+    return f"candidates for copies of training images: {', '.join(words)}"
+
+
+def ship(root: Path, name: str) -> Path:
+    """Write the weights, their card and ``about.json``; returns the folder."""
+    trained = files.read_json(root / name / "result.json")
+    trained["memorisation"] = check_memorisation(name, root)
+    trained["data"]["source"] = Path(trained["data"]["source"]).name
+    target = TARGET / f"{name}_{trained['config']['image_size']}"
+    if vae := GENERATORS[name].model:
+        model = vae.from_pretrained(root / name / "model", use_safetensors=True).half()
+    else:
+        model = load_pipeline(root / name / "model")
+        model.unet.half()
+    model.save_pretrained(target, safe_serialization=True)
+    files.write_json(target / "about.json", trained["data"] | {"config": trained["config"]})
+    row = images.to_uint8(draw(target, name)).permute(1, 2, 0, 3).flatten(2)[0]  # (H, 8 W)
+    Image.fromarray(row.numpy()).save(target / "samples.png")
+    return target
+
+
+def draw(target: Path, name: str) -> torch.Tensor:
+    """Eight images (8, 1, H, W) in [-1, 1] of shipped weights; image i starts from noise (0, i)."""
+    noise = [generator_for(0, index) for index in range(8)]
+    if vae := GENERATORS[name].model:
+        model = vae.from_pretrained(target, use_safetensors=True).eval()
+        return model.sample(torch.zeros(8, dtype=torch.int64), noise)
+    return pipeline_sampler(load_pipeline(target), "sde-dpmsolver++", 10)(torch.zeros(8), noise)
+
+
+if __name__ == "__main__":
+    for generator in sys.argv[2:] or sys.exit(__doc__):
+        print(ship(Path(sys.argv[1]), generator))
