@@ -1,13 +1,14 @@
 """Which diffusers scheduler samples a trained DDPM best, and how fast?
 
     python examples/05_swap_schedulers.py
-    python examples/05_swap_schedulers.py --generator ddpm
+    python examples/05_swap_schedulers.py --pretrained examples/pretrained/ddpm_mended_64
 
 First the Gaussian twin of the training images, whose exact denoiser needs no network: every
 sampler, what it keeps of the twin's spread and what `check_schedule` finds. The closest ones then
 sample the trained DDPM: KID with its interval, beside real against real, and seconds per image. The
 choice is made on the validation split. Expect a minute with `--preset quick` and ten minutes
-with `--preset laptop`; on the real images 10 steps of `sde-dpmsolver++`.
+with `--preset laptop`; on the real images 10 steps of `sde-dpmsolver++`. With `--pretrained`
+nothing has to be trained: every sampler paints, the eye judges.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from chestx.study.features import RealImages, random_vgg16
 @dataclasses.dataclass
 class Config(CommonConfig):
     generator: Literal[DDPMS] = option("ddpm_mended", "trained by 04_train_ddpm")
+    pretrained: str = option("", "folder of weights that ship; only its images are shown")
     steps: tuple[int, ...] = option(
         (10, 20), "network calls per image", laptop=(10, 20, 50), slides=(10, 20, 50)
     )
@@ -39,14 +41,20 @@ class Config(CommonConfig):
 
     @property
     def folder(self) -> str:
-        return f"samplers/{self.generator}"
+        return f"samplers/{Path(self.pretrained).name if self.pretrained else self.generator}"
 
     def inputs(self, data: Radiographs) -> dict[str, Any]:
+        if self.pretrained:
+            return {}
         root = Path(self.output_dir)
         return {self.generator: checked_weights(self.generator, root, data, self.image_size)}
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
+    if config.pretrained:
+        folder, evaluations = Path(config.pretrained), config.steps[0]
+        return out.save(samplers.tour(folder, evaluations, config.num_images, config.seed))
+
     # 1. Real images of the class that the generator makes, and who judges: KID by VGG16 features.
     name, trained = config.generator, out.root / config.generator
     real = RealImages.of(data, config.image_size)

@@ -2,16 +2,20 @@
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from chestx import files
 from chestx.config import generator_for
 from chestx.exhibits import image_rows, plain, start_figure, table_of
-from chestx.generators.trained import Sample
+from chestx.generators.pipeline import load_pipeline
+from chestx.generators.schedulers import SAMPLERS, steps_within
+from chestx.generators.trained import Sample, pipeline_sampler
 from chestx.radiographs import images as pixels
-from chestx.step import Picture, Table
+from chestx.step import Exhibit, Picture, Table
 from chestx.study.distances import kid_difference, kid_floor, kid_interval
 from chestx.study.features import Extract, FeatureSpace, RealImages
 
@@ -113,6 +117,32 @@ def recommend(trials: list[Trial], validation: torch.Tensor) -> Trial:
         if kid_difference(trial.features, best.features, validation)["low"] <= 0:
             return trial
     return best
+
+
+def tour(folder: Path, evaluations: int, num_images: int, seed: int) -> dict[str, Exhibit]:
+    """Every sampler on the trained DDPM in ``folder``, with that many evaluations of the network
+    per image, for the eye: no real image is read. Raises what ``load_pipeline`` raises."""
+    pipeline, about = load_pipeline(folder), files.read_json(folder / "about.json")
+    trained, pictures, rows = pipeline.trained_scheduler, {}, []
+    for name in SAMPLERS:
+        steps = steps_within(name, evaluations)
+        try:
+            sample = pipeline_sampler(pipeline, name, steps)
+            images, seconds = timed_images(sample, num_images, seed=seed)
+        except ValueError as error:  # this one cannot walk this schedule, or not in so few steps
+            rows.append([name, steps, "", "", "", str(error)])
+            continue
+        finally:
+            pipeline.scheduler = trained
+        pictures[f"{name}, {steps}"] = images[:8]
+        brightness, contrast = images.mean((1, 2, 3)).std(), images.std((1, 2, 3)).mean()
+        rows.append([name, steps, f"{seconds:.2f}", f"{brightness:.3f}", f"{contrast:.3f}", ""])
+        print(f"{name:>22} {steps:3d} steps: {seconds:.2f} s an image")
+    header = ["sampler", "steps", "s / image", "sd of brightness", "contrast", "refused because"]
+    caption = f"{num_images} images each of {folder.name}; greys in [-1, 1]."
+    picture = image_rows(pictures, about, f"{folder.name} under every sampler, the same noise")
+    said = f"At most {evaluations} evaluations of the network an image."
+    return {"05_tour": Picture(picture, said), "tour": Table(header, rows, caption)}
 
 
 def trials_table(trials: list[Trial]) -> Table:
