@@ -136,10 +136,10 @@ def test_every_slide_is_in_the_report_with_its_pictures(whole):
     page = (whole / "report.html").read_text()
     page = html.unescape(page)
     for chapter in deck():
-        assert chapter["title"] in page
         for slide in chapter["slide"]:
             if slide["folder"].startswith(("comparison/fair/", "tuning", "counter")):
-                continue
+                continue  # not part of run_all
+            assert chapter["title"] in page
             heading = slide["title"].replace("{smaller}", "NORMAL")
             if slide["in_deck"]:
                 heading = f'<span class="number">{slide["number"]}</span> {heading}'
@@ -536,7 +536,7 @@ def test_without_early_stopping_the_last_weights_are_kept_and_named(tmp_path, no
     assert "uses the weights of the last epoch, 3." in page
 
 
-def test_healthy_counterfactuals_are_judged_without_test(whole, tmp_path, no_pictures, capsys):
+def test_healthy_counterfactuals_are_judged_without_test(whole, tmp_path, capsys):
     """t is the best on validation; the exhibits say whether the map beats grey values."""
     copy = shutil.copytree(whole, tmp_path / "copy")
     ledger = read_lines(copy / "ledger.jsonl")

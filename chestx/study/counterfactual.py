@@ -120,7 +120,8 @@ def judged(
     shown = {n: "{reference:.3f} [{low:.3f}, {high:.3f}]".format(**a) for n, a in aurocs.items()}
     rival = max(grey_scores(found), key=lambda name: aurocs[name]["validation"])
     gain = contrast(draws, MAP, rival)
-    says = "says more than" if gain["verdict"] == "better" else "fails: it says no more than"
+    better = gain["verdict"] == "better"
+    says = "says more than" if better else "fails: it is not shown to say more than"
     text = (
         f"As an anomaly score the difference map {says} the {rival}: AUROC {shown[MAP]} against "
         f"{shown[rival]} on the reference split, difference {gain['estimate']:+.3f} "
