@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from chestx import files
 from chestx.config import generator_for, processes
 from chestx.generators.registry import GENERATORS
-from chestx.generators.trained import Generator
+from chestx.generators.trained import Generator, checked_weights
 from chestx.radiographs import images
 from chestx.radiographs.sources import CLASS_NAMES, NORMAL
 from chestx.radiographs.splits import Radiographs, as_dataset, missing_images
@@ -52,6 +52,23 @@ class SyntheticSet:
         if data.protocol == "deck" and GENERATORS[name].model:
             suffix += "_prior"
         return cls(Path(root) / "synthetic" / f"{name}{suffix}", label, data.class_names)
+
+    @classmethod
+    def checked(
+        cls, root: Path, name: str, data: Radiographs, label: int, image_size: int
+    ) -> "SyntheticSet":
+        """``of``, once it is sure that its generator fits these data and has made every image.
+
+        Raises ValueError for images of other weights, and what ``checked_weights`` raises.
+        """
+        weights = checked_weights(name, root, data, image_size)
+        made = cls.of(root, name, data, label)
+        if {record["checkpoint"] for record in made.listed()} - {weights}:
+            raise ValueError(
+                f"{made.folder} was made by other weights than those of its generator here; run "
+                f"`python examples/06_generate_synthetic.py --overwrite` with the same flags first"
+            )
+        return made
 
     def path(self, record: dict[str, Any]) -> Path:
         """Where a record's image lies."""
@@ -160,14 +177,6 @@ class SyntheticSet:
                 Image.fromarray(picture[0].numpy()).save(self.path(record))
                 record |= {"index": index, "sha256": files.file_hash(self.path(record))}
                 manifest.write(json.dumps(record | common) + "\n")
-
-    def check_weights(self, checkpoint: str) -> None:
-        """Raise ValueError unless these very weights made every image."""
-        if {record["checkpoint"] for record in self.listed()} - {checkpoint}:
-            raise ValueError(
-                f"{self.folder} was made by other weights than those of its generator here; run "
-                f"`python examples/06_generate_synthetic.py --overwrite` with the same flags first"
-            )
 
     def tensors(self, num_images: int, image_size: int) -> RadiographTensors:
         """The first ``num_images``, through the same decoder as real images.

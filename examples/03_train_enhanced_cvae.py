@@ -14,7 +14,7 @@ import torch
 
 from chestx.config import CommonConfig, option
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
-from chestx.generators.trained import save_generator
+from chestx.generators.trained import model_card, save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diagrams, training
@@ -67,8 +67,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         identity=out.identity,
     )
     model.fit_aggregate(train_data)
-    save_generator(out.folder, model, data["train"])
     kept = training.kept_epoch(out, history)
+    save_generator(out.folder, model, data["train"], model_card(model, out, kept))
     training.save_samples(out, model.sample, smaller, kept["epoch"])
     print(f"{name}: kept epoch {kept['epoch']} of {len(history)}, validation {kept['validation']}")
 

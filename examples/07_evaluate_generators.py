@@ -19,7 +19,6 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.experiment import Experiment
 from chestx.config import CommonConfig, option
 from chestx.generators.registry import ARM_GENERATORS, GENERATORS
-from chestx.generators.trained import checked_weights
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
@@ -41,14 +40,13 @@ class Config(CommonConfig):
 
     def sets(self, data: Radiographs) -> dict[str, SyntheticSet]:
         root, (label, _) = Path(self.output_dir), missing_images(data["train"]["label"])
-        return {name: SyntheticSet.of(root, name, data, label) for name in self.generators}
+        own = (data, label, self.image_size)
+        return {name: SyntheticSet.checked(root, name, *own) for name in self.generators}
 
     def inputs(self, data: Radiographs) -> dict[str, Any]:
         if not self.generators or set(self.generators) - set(ARM_GENERATORS):
             raise ValueError(f"generators={self.generators}; choose from {ARM_GENERATORS}")
-        root, (_, count) = Path(self.output_dir), missing_images(data["train"]["label"])
-        for name, made in self.sets(data).items():
-            made.check_weights(checked_weights(name, root, data, self.image_size))
+        _, count = missing_images(data["train"]["label"])
         return {name: made.identity(count) for name, made in self.sets(data).items()}
 
 

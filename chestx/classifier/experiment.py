@@ -24,7 +24,6 @@ from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.framing import NORMALIZE
 from chestx.classifier.metrics import choose_threshold, classification_metrics
 from chestx.config import CommonConfig, processes
-from chestx.generators.trained import checked_weights
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
 from chestx.step import note_reading
@@ -101,8 +100,7 @@ class Experiment:
         or saw an image on which something is judged.
         """
         image_size = self.config.image_size
-        made = SyntheticSet.of(self.root, name, self.data, label)
-        made.check_weights(checked_weights(name, self.root, self.data, image_size))
+        made = SyntheticSet.checked(self.root, name, self.data, label, image_size)
         return made.tensors(count, image_size).resized(self.size), made.identity(count)
 
     def added(self, arm: Arm) -> Added:

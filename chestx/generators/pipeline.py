@@ -33,6 +33,10 @@ class RadiographPipeline(DiffusionPipeline):
     ``trained_scheduler`` are, for the stock ``DDPMPipeline``.
     """
 
+    model_cpu_offload_seq = "unet"  # for ``enable_model_cpu_offload``
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' name
+    card = ""  # ``README.md``, see ``model_card``
+
     def __init__(
         self,
         unet: UNet2DModel,
@@ -61,14 +65,29 @@ class RadiographPipeline(DiffusionPipeline):
         pipeline = super().from_pretrained(folder, **kwargs)
         if scheduler:
             pipeline.scheduler = scheduler
+        if (card := Path(folder) / "README.md").exists():
+            pipeline.card = card.read_text(encoding="utf-8")
         return pipeline
 
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """As of every pipeline; without labels as the stock ``DDPMPipeline`` that anybody loads."""
+    def save_pretrained(self, folder: str | Path, *args, **kwargs) -> None:
+        """As of every pipeline, with the ``card`` that came with the weights; without labels as the
+        stock ``DDPMPipeline`` that anybody loads."""
         if takes_class_labels(self.unet):
-            super().save_pretrained(*args, **kwargs)
+            super().save_pretrained(folder, *args, **kwargs)
         else:
-            DDPMPipeline(self.unet, self.trained_scheduler).save_pretrained(*args, **kwargs)
+            stock = DDPMPipeline(self.unet, self.trained_scheduler)
+            stock._upload_folder = self._upload_folder
+            stock.save_pretrained(folder, *args, **kwargs)
+        self._write_card(folder)
+
+    def _write_card(self, folder: str | Path) -> None:
+        if self.card:
+            (Path(folder) / "README.md").write_text(self.card, encoding="utf-8")
+
+    def _upload_folder(self, working_dir: str | Path, *args, **kwargs):
+        """What ``push_to_hub`` does last: our card goes over the empty one it has just written."""
+        self._write_card(working_dir)
+        return super()._upload_folder(working_dir, *args, **kwargs)
 
     @torch.no_grad()
     def __call__(
@@ -80,6 +99,7 @@ class RadiographPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **sampling: Any,
     ) -> ImagePipelineOutput | tuple:
         """``sample``, as every diffusers pipeline does it: the pictures are its ``images``.
@@ -92,6 +112,8 @@ class RadiographPipeline(DiffusionPipeline):
         """
         if output_type not in ("pt", "np", "pil"):
             raise ValueError(f"output_type={output_type!r}; choose 'pt', 'np' or 'pil'")
+        if set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"{callback_on_step_end_tensor_inputs=}: give ['latents'] or nothing")
         require_fit(self.trained_scheduler, self.scheduler)
         self._check(self._steps(num_inference_steps))
 

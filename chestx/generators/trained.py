@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from diffusers import ModelMixin
+from huggingface_hub import ModelCard, ModelCardData
 
 from chestx import files
 from chestx.config import processes
@@ -18,6 +19,7 @@ from chestx.generators.registry import GENERATORS
 from chestx.generators.schedulers import check_runs, check_schedule, swap_scheduler
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.splits import Radiographs, smaller_class
+from chestx.step import Step, settings
 
 Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
 
@@ -28,18 +30,52 @@ class Generator:
 
     name: str
     sample: Sample
-    image_size: int
     checkpoint: str  # SHA-256 of the weights
     settings: dict[str, Any]  # scheduler, steps, guidance: what else decides the images
-    trained_on: set[str]  # SHA-256 of every training image
     classes: tuple[str, ...] = CLASS_NAMES  # that it knows by label, or the one it was trained on
 
 
-def save_generator(folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset) -> None:
-    """Write the weights to ``folder/model`` and, first, which images of which split made them."""
+def save_generator(
+    folder: Path, model: ModelMixin | RadiographPipeline, split: Dataset, card: str = ""
+) -> None:
+    """Write the weights to ``folder/model``, beside them the ``card`` as ``README.md``, and, before
+    either, which images of which split made them."""
     if processes().is_main_process:
         files.write_json(folder / "trained_on.json", sorted(split["sha256"]))
         model.save_pretrained(folder / "model", safe_serialization=True)
+        if card:
+            files.write_bytes(folder / "model" / "README.md", card.encode())
+
+
+def model_card(model: ModelMixin | RadiographPipeline, out: Step, kept: dict[str, Any]) -> str:
+    """What the Hub shows of a model: data, licence, training, metrics, limits, how to load it.
+
+    ``out`` is the step that trained it, ``kept`` the row of its history whose weights were saved.
+    The text is ``card.md``.
+    """
+    source, kind = out.about["source"], GENERATORS[out.config.folder]
+    counts = out.about["counts"]["train"]
+    labelled = kind.model is not None or takes_class_labels(model.unet)
+    known = {"phantom": "apache-2.0", "hub": "cc-by-4.0", "kaggle": "cc-by-4.0"}
+    head = ModelCardData(
+        license=known.get(source),
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["chest-x-ray", "synthetic-data", "not-for-clinical-use"],
+    )
+    card = ModelCard.from_template(
+        head,
+        template_path=str(Path(__file__).with_name("card.md")),
+        model=model,
+        kind=kind,
+        labelled=labelled,
+        names=list(counts),
+        classes=" and ".join(counts) if labelled else smaller_class(counts),
+        data=out.about | {"source": Path(source).name},  # of a folder, not where it lies
+        settings={k: v or getattr(kind, k, v) for k, v in settings(out.config).items()},
+        kept=kept,
+    )
+    return str(card)
 
 
 def weights_hash(folder: Path) -> str:
@@ -80,20 +116,17 @@ def load_generator(
     if vae := GENERATORS[name].model:
         model = vae.from_pretrained(folder / "model", use_safetensors=True)
         model.to(processes().device).eval()
-        size = model.config.image_size
-        settings = {"sample_from": sample_from or model.config.sample_from}
-        sample = functools.partial(model.sample, **settings)
+        how = {"sample_from": sample_from or model.config.sample_from}
+        sample = functools.partial(model.sample, **how)
     else:
         pipeline = load_pipeline(folder / "model")
         steps = num_inference_steps or pipeline.scheduler.config.num_train_timesteps
-        settings = {"scheduler": sampler, "num_inference_steps": steps}
-        settings["guidance_scale"] = None if guidance_scale == 1 else guidance_scale
+        how = {"scheduler": sampler, "num_inference_steps": steps}
+        how["guidance_scale"] = None if guidance_scale == 1 else guidance_scale
         sample = pipeline_sampler(pipeline, sampler, steps, guidance_scale)
-        size = pipeline.unet.config.sample_size
         if not takes_class_labels(pipeline.unet):
             classes = (smaller_class(counts),)
-    trained_on = set(files.read_json(folder / "trained_on.json"))
-    return Generator(name, sample, size, weights_hash(folder), settings, trained_on, classes)
+    return Generator(name, sample, weights_hash(folder), how, classes)
 
 
 def pipeline_sampler(

@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from chestx.generators.trained import checked_weights
 from chestx.radiographs import images
 from chestx.radiographs.sources import inspect_file, is_image_name
 from chestx.radiographs.splits import Radiographs, patient_key
@@ -100,10 +99,8 @@ def check_sources(
             real |= dict(zip(keys, where))
     checked = {}
     for name in names:
-        weights = checked_weights(name, root, radiographs, image_size)
         for label in range(len(radiographs.class_names)):
-            made = SyntheticSet.of(root, name, radiographs, label)
-            made.check_weights(weights)
+            made = SyntheticSet.checked(root, name, radiographs, label, image_size)
             paths = [path for path in sorted(made.folder.rglob("*")) if is_image_name(path)]
             for path in paths:
                 check_not_real(path, real, image_size)

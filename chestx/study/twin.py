@@ -218,9 +218,7 @@ def twin_generator(data: Radiographs, image_size: int) -> Generator:
     return Generator(
         "twin",
         sample,
-        image_size,
         checked_weights("twin", Path(), data, image_size),
         {"scheduler": None, "num_inference_steps": None, "guidance_scale": None},
-        set(data["train"]["sha256"]),
         tuple(data.class_names),
     )
