@@ -62,7 +62,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     model.fit_aggregate(train_data)
     save_generator(out.folder, model, data["train"])
     last = history[-1]["validation"]
-    print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
+    out.seen = f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}"
 
     # 4. What the slides show: samples while training, the loss, the label's say, the network.
     exhibits = {
