@@ -48,7 +48,7 @@ class Step:
     """One run of an example: where it writes, what its result depends on, whether it is done."""
 
     def __init__(self, config: CommonConfig, data: Radiographs):
-        self.config, self.started = config, time.monotonic()
+        self.config, self.started, self.seen = config, time.monotonic(), ""
         self.root = Path(config.output_dir)
         self.folder = self.root / config.folder
         self.about = data.describe()
@@ -93,6 +93,9 @@ class Step:
         }
         if processes().is_main_process:
             files.write_json(self.folder / "result.json", result)
+        if self.seen:  # one sentence: what came out
+            first = next((e["file"] for e in result["exhibits"].values() if "file" in e), "")
+            print(f"Seen: {self.seen.rstrip('.')}. Open {self.root / 'figures' / first}")
         processes().wait_for_everyone()
         return result
 

@@ -32,7 +32,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     for split, counts in out.about["counts"].items():
         print(f"{split:>12}: {counts}")
     smaller, missing = missing_images(data["train"]["label"])
-    print(f"{missing} {data.class_names[smaller]} images are missing for a balance")
+    out.seen = f"{missing} {data.class_names[smaller]} images are missing for a balance"
 
     # 3. Look: the first images of each class, and what the classes have in common.
     exhibits = {

@@ -63,7 +63,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     card = model_card(model, out, training.kept_epoch(out, history))
     save_generator(out.folder, model, data["train"], card)
     last = history[-1]["validation"]
-    print(f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}")
+    out.seen = f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}"
 
     # 4. What the slides show: samples while training, the loss, the label's say, the network.
     exhibits = {

@@ -35,11 +35,11 @@ class Config(CommonConfig, GeneratorConfig):
     class_conditional: bool = option(False, "train on both classes, with labels")
     label_dropout: float = option(0.0, "share of labels made the null label, for guidance; or 0.1")
     block_out_channels: tuple[int, ...] = option(  # the first: also that of the time embedding
-        (32, 48, 64), "widths of the UNet", laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256)
+        (32, 32, 64, 96), "widths of the UNet", laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256)
     )
     layers_per_block: int = option(1, "residual blocks per level", slides=2)
     num_epochs: int = option(40, "passes over the train images of the smaller class", slides=150)
-    batch_size: int = option(16, "images per optimizer step, over all processes", slides=32)
+    batch_size: int = option(8, "images per step, over all processes", laptop=16, slides=32)
     learning_rate: float = option(1e-3, "its peak", slides=5e-4)
     weight_decay: float = option(0.01, "AdamW's")
     ema_decay: float = option(0.995, "moving average of the weights", slides=0.999)
@@ -78,10 +78,10 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     pipeline = RadiographPipeline(unet, scheduler, data.class_names)
     card = model_card(pipeline, out, training.kept_epoch(out, history))
     save_generator(out.folder, pipeline, data["train"], card)
-    print(f"{config.generator}: {diffusion.outcome(history, scheduler)}")
 
     # 4. What the slides show: schedule, way into noise and back, samples, loss, network, numbers.
     exhibits = diffusion.exhibits(out, pipeline, train_data, history)
+    out.seen = f"{config.generator}: {diffusion.outcome(history, scheduler)}"
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 
 

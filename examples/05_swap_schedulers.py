@@ -35,7 +35,7 @@ class Config(CommonConfig):
     steps: tuple[int, ...] = option(
         (10, 20), "network calls per image", laptop=(10, 20, 50), slides=(10, 20, 50)
     )
-    num_candidates: int = option(4, "samplers that the twin picks")
+    num_candidates: int = option(3, "samplers that the twin picks", laptop=4, slides=4)
     num_images: int = option(48, "images per sampler and number of steps", laptop=128, slides=512)
     batch_size: int = option(32, "images at a time", slides=256)
 
@@ -79,7 +79,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 4. The choice, on validation.
     best = samplers.recommend(trials, judge.real["validation"])
-    print(f"recommended, by validation: {best.sampler}, {best.steps} steps; {best.words()}")
+    out.seen = f"recommended, by validation: {best.sampler}, {best.steps} steps; {best.words()}"
     return out.save(
         {
             f"05_{name}_quality_time": samplers.quality_against_time(trials, judge, out.about),

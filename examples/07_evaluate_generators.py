@@ -77,6 +77,9 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
             vaes[name] = latent.latent_health(model, validation)
     if vaes:
         exhibits["latent"] = latent.latent_table(vaes)
+    scores = found["spaces"]["random_vgg16"]["rows"]
+    best = min(made, key=lambda name: scores[name]["kid"]["kid"])
+    out.seen = f"closest to the real images by KID: {best}, {scores[best]['kid']['kid']:.3f}"
     return out.save(exhibits, num_images=count, vaes=vaes, **found)
 
 

@@ -57,6 +57,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "08_cnn": diagrams.cnn_diagram(model, out.about),
         "one_run": training.one_run(model, arm.title, unit),
     }
+    out.seen = f"{config.arm}, trained once: AUROC {test['auroc']:.3f} on test"
     return out.save(exhibits, seconds=unit["seconds"], test=test, num_added=unit["num_added"])
 
 

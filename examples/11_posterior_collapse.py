@@ -29,7 +29,7 @@ class Config(CommonConfig, VAEConfig):
     folder = "posterior_collapse"
     betas: tuple[float, ...] = option((0.1, 1.0, 10.0, 1000.0), "weights of the KL term")
     ssim_weight: float = option(0.25, "lambda per pixel, as in 03")
-    num_epochs: int = option(10, "passes over the train images per beta", laptop=4, slides=10)
+    num_epochs: int = option(6, "passes over the train images per beta", laptop=4, slides=10)
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
@@ -71,6 +71,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     figure = image_rows(rows, out.about, "Enhanced CVAE, short trainings: beta")
     caption = "Reconstructions of the same eight validation images and samples from the same z."
     exhibits = {"11_beta": Picture(figure, caption), "beta": latent_table(sweep)}
+    kls = ", ".join(f"{row['kl']:.1f} at {name}" for name, row in sweep.items())
+    out.seen = f"nats that z carries: {kls}"
     result = out.save(exhibits, seconds=seconds, sweep=sweep)
     for beta in config.betas:  # only now nothing of them is needed any more
         shutil.rmtree(out.folder / f"beta_{beta:g}" / "checkpoints", ignore_errors=True)

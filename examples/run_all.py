@@ -58,7 +58,11 @@ def main(config: CommonConfig, **overrides: Any) -> Path:
     if config.protocol == "deck":
         steps = [step for step in STEPS if step[0] not in NEED_REFERENCE]
     for number, (name, chosen) in enumerate(steps, 1):
-        print(f"\n[{number}/{len(steps)}] {name} {chosen or ''}".rstrip(), flush=True)
+        minutes = (time.monotonic() - started) / 60
+        print(
+            f"\n[{number}/{len(steps)}, {minutes:.1f} min] {name} {chosen or ''}".rstrip(),
+            flush=True,
+        )
         if chosen.get("protocol") == "deck" and folders != list(FOLDERS):
             print(f"left out: the deck takes the official {FOLDERS}, the data have {folders}")
             continue
