@@ -81,8 +81,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     if not config.group:
         flow = complete_flow(out.about, len(generators), experiment.missing, len(arms), count)
         shown[f"flow_{config.protocol}"] = flow
-    print(verdict.printed(found["arms"]))
-    out.seen = shown.get("verdict", "")
+    print(verdict.printed(found["arms"], shown))
     return out.save(shown, sum(unit["seconds"] for unit in units), **found)
 
 

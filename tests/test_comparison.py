@@ -20,7 +20,7 @@ from chestx.step import Step
 from chestx.study import comparison, comparison_exhibits
 from chestx.study.arms import ARMS, GROUPS
 from chestx.study.paired import prediction_interval
-from chestx.study.verdict import verdict_sentence
+from chestx.study.verdict import console, plain_answer, verdict_sentence
 
 PLAN = files.read_json(Path(__file__).parents[1] / "examples" / "protocol.json")
 FEW = PLAN | {"bootstrap": {"num_draws": 400, "seed": 0}}
@@ -260,6 +260,32 @@ def test_the_exchange_rate_in_words():
     assert "worth" not in said
 
 
+def test_the_plain_answer_says_what_the_verdicts_say_without_statistics():
+    gains = {"ddpm_mended": 3.0, "cvae": -1.2, "classical": 3.0, "classical_best": 3.0}
+    _, made = result(seeds=10, gains=gains)
+    said = plain_answer(made)
+    assert list(said) == ["answer", "answer_classical", "answer_seeds"]
+    for verdict, verb in (("better", "helped"), ("worse", "harmed")):
+        arms = [ARMS[c["a"]].title for c in made["primary"] if c["verdict"] == verdict]
+        assert arms and f"{verb} with {', '.join(arms)}" in said["answer"]
+    assert "as many duplicates of real images" in said["answer"]
+    assert "(classical augmentation) helped; synthetic images on top" in said["answer_classical"]
+    areas = [seed["auroc"] for seed in made["arms"][0]["seeds"]]
+    assert f"between {min(areas):.3f} and {max(areas):.3f}" in said["answer_seeds"]
+    assert not re.search(r"Holm|p \d|95 %|interval", " ".join(said.values()))
+    assert plain_answer(result("exchange")[1]) == {}
+    assert plain_answer(made | {"primary": [], "contrasts": []}) == {}
+    (alone,) = plain_answer(result("deck", seeds=1)[1]).values()
+    assert alone.startswith("Exploratory: adding synthetic images, compared with no added images,")
+
+
+def test_the_console_without_the_original_arm_says_so():
+    rows = result(seeds=2)[1]["arms"]
+    assert "Original Accuracy:  0." in console(rows, ["cvae"])
+    own = [row for row in rows if row["arm"] != "original"]
+    assert "Original Accuracy:  nan" in console(own, ["cvae"])
+
+
 def test_disagreements_are_those_of_the_generators():
     own = units(GROUPS["main"], seeds=2)
     found = comparison.disagreements(own)
@@ -291,7 +317,11 @@ def test_the_page_of_all_groups(tmp_path):
     wide = [row.count("<td>") for row in page.read_text().split("<tr>")]
     assert max(wide) <= 9
     for sentence in (one["exhibits"]["verdict"]["text"] for one in (made, *others)):
-        assert " ".join(sentence.split()) in text
+        assert text.count(" ".join(sentence.split())) == 1
+    first = text.split("made by examples/09_compare_augmentation.py")[0]
+    for name in ("answer", "answer_classical", "answer_seeds"):
+        assert made["exhibits"][name]["text"] in first
+    assert "such a set is called an arm" in first.lower() and "p by Holm" not in first
     (inside,) = re.findall(r"original \+ CVAE accuracy 0\.7532 .*? (inside|outside)", text)
     mean = next(row for row in made["arms"] if row["arm"] == "cvae")["test"]["accuracy"]
     low, high = prediction_interval(mean)

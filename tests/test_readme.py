@@ -16,7 +16,7 @@ from chestx.config import CommonConfig, defaults, parse
 from chestx.generators import schedulers
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
-from chestx.report.page import slide_table
+from chestx.report.page import deck
 from chestx.study.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
@@ -161,8 +161,34 @@ def test_pictures_are_of_the_data_that_the_texts_say():
             assert picture.text["Description"].startswith(f"{kinds[stem]} data")
 
 
-def test_the_slide_table_is_the_generated_one():
-    assert slide_table() in EXAMPLES
+def test_the_slide_table_has_every_slide_of_the_deck_with_script_and_formulas():
+    rows = ["| slide | script | formula |", "|---|---|---|"]
+    for slide in (slide for chapter in deck() for slide in chapter["slide"]):
+        if slide["in_deck"]:
+            formulas = " ; ".join(f"$`{tex}`$" for tex in slide["formulas"]) or "–"
+            rows.append(f"| {slide['title']} | `{slide['script']}` | {formulas} |")
+    assert "\n".join(rows) + "\n\n" in EXAMPLES
+
+
+def test_the_time_of_the_quick_run_stands_once_in_each_text():
+    """In the README's table and in the words of ``run_all``, and it is the same."""
+    said = re.search(r"# phantoms, about (\w+) minutes", (ROOT / "examples/run_all.py").read_text())
+    assert EVERYTHING.count(f"about {said[1]} minutes to run") == 1
+    assert FRONT.count(f"{said[1]} minutes") == 1
+
+
+def test_the_words_are_in_order_and_all_there():
+    words = re.findall(r"^\| ([^|]+) \| (?!meaning)", EXAMPLES.split("## Slide")[0], flags=re.M)
+    assert words == sorted(words, key=str.lower)
+    for need in ("arm", "seed", "unit", "deck, fair", "fingerprint", "generator", "sample"):
+        assert need in words
+
+
+def test_troubleshooting_names_cause_and_mend():
+    part = EXAMPLES.split("## Troubleshooting")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (?!symptom)([^|]+) \| ([^|]+) \| ([^|]+) \|$", part, flags=re.M)
+    for symptom in ("disk", "memory", "proxy", "no network", "Windows", "grey", "alike", "slow"):
+        assert any(symptom in row[0] for row in rows), symptom
 
 
 # ------------------------------------------------------------------------- what was computed

@@ -13,7 +13,7 @@ from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE
 from chestx.report import diagrams
-from chestx.report.page import deck, formula, load_results, shown, slide_table
+from chestx.report.page import deck, formula, load_results, shown
 from chestx.study import lessons
 
 ROOT = Path(__file__).parents[1]
@@ -60,17 +60,6 @@ def test_slides_are_those_of_the_deck_in_its_order():
     assert [slide["number"] for slide in SLIDES if slide["in_deck"]] == list(range(1, 27))
     for slide in SLIDES:
         assert (ROOT / "examples" / f"{slide['script']}.py").exists()
-
-
-def test_every_slide_is_in_the_table_for_the_readme_with_script_and_formula():
-    lines = slide_table().splitlines()
-    assert len(lines) == 2 + len(DECK)
-    for slide in SLIDES:
-        if slide["in_deck"]:
-            row = next((line for line in lines if line.startswith(f"| {slide['title']} |")), "")
-            assert f"`{slide['script']}`" in row
-            for tex in slide["formulas"]:
-                assert f"$`{tex}`$" in row
 
 
 def test_matplotlib_sets_every_formula():

@@ -19,7 +19,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 
 from chestx import files
-from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.splits import smaller_class
 from chestx.step import Result
 
@@ -86,6 +85,8 @@ def show_slide(
     names = {"smaller": smaller_class(counts), "larger": max(counts, key=counts.get)}
     names["positive"] = list(counts)[1]
     wanted = [name for name in slide["exhibits"] if name in own]
+    for name in slide.get("leaves_out", []):
+        own.pop(name, None)
     return slide | {
         "title": slide["title"].format(**names),
         "text": slide["text"].format(**names),
@@ -96,13 +97,12 @@ def show_slide(
 
 def show_chapters(
     chapters: list[dict[str, Any]], results: dict[str, Result], output_dir: Path
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """What the template needs of every chapter that has a result, and the verdicts.
+) -> list[dict[str, Any]]:
+    """What the template needs of every chapter that has a result.
 
     Exhibits that no slide names come last, in a chapter of their own.
     """
     left = {folder: dict(result["exhibits"]) for folder, result in results.items()}
-    verdicts = [own.pop("verdict")["text"] for own in left.values() if "verdict" in own]
     pages = []
     for chapter in chapters:
         slides = [
@@ -119,13 +119,7 @@ def show_chapters(
     ]
     if rest:
         pages.append({"title": "More exhibits", "slides": [{"exhibits": rest}]})
-    return pages, sorted(verdicts, key=lambda text: text.startswith("Exploratory"))
-
-
-def is_kaggles(data: dict[str, Any]) -> bool:
-    """Whether the test images are those of Kaggle's set, as far as classes and folders tell."""
-    own = list(data["counts"]["train"]) == list(CLASS_NAMES)
-    return data["kind"] == "real" and own and "test" in data["official_folders"]
+    return pages
 
 
 def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
@@ -142,7 +136,6 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     results = load_results(output_dir, [slide["folder"] for slide in slides], protocol)
     if not results:
         raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
-    pages, verdicts = show_chapters(chapters, results, output_dir)
     data = next(iter(results.values()))["data"]
     ledger = files.read_lines(output_dir / "ledger.jsonl")
     last = max(results.values(), key=lambda result: result["finished_at"])
@@ -153,9 +146,7 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
         preset=preset,
         minutes=f"{sum(result['seconds'] for result in results.values()) / 60:.1f} minutes",
         finished_at=last["finished_at"][:16].replace("T", " "),
-        verdicts=verdicts,
-        shifted=is_kaggles(data),
-        chapters=pages,
+        chapters=show_chapters(chapters, results, output_dir),
         run_times={folder: result["seconds"] for folder, result in results.items()},
         readings=len(ledger),
         distinct=len({(row["config"], row["data"]) for row in ledger}),
@@ -164,13 +155,3 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     path = output_dir / "report.html"
     files.write_bytes(path, page.encode())
     return path
-
-
-def slide_table() -> str:
-    """The deck's slides as rows of Markdown, for the README: slide, script, formulas."""
-    rows = ["| slide | script | formula |", "|---|---|---|"]
-    for slide in (slide for chapter in deck() for slide in chapter["slide"]):
-        if slide["in_deck"]:
-            formulas = " ; ".join(f"$`{tex}`$" for tex in slide["formulas"]) or "–"
-            rows.append(f"| {slide['title']} | `{slide['script']}` | {formulas} |")
-    return "\n".join(rows) + "\n"

@@ -32,6 +32,7 @@ def exhibits(
     result = found | {"data": out.about, "config": settings(out.config), "inputs": out.inputs}
     pictures = _pictures(result, units, test, suffix)
     shown: dict[str, Exhibit] = {
+        **verdict.plain_answer(result),
         "verdict": verdict.verdict_sentence(result),
         **_texts(result),
         **{f"09_{name}_{suffix}": picture for name, picture in pictures.items()},
@@ -53,7 +54,7 @@ def _texts(result: dict[str, Any]) -> dict[str, str]:
         if departures := "; ".join(deviations(result)):
             texts["departures"] = words["departures"].format(departures=departures)
     if result["exchange"]:
-        texts["rates"] = f"{verdict.verdict_sentence(result)} {words['rates']}"
+        texts["rates"] = words["rates"]
     if protocol == "deck":
         arms = [row["arm"] for row in result["arms"] if row["arm"] != "original"]
         for name, is_ddpm in (("console_ddpm", True), ("console_cvae", False)):

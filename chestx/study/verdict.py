@@ -1,4 +1,4 @@
-"""A comparison in words: the answer in one sentence, and what the deck's console printed."""
+"""A comparison in words: plain ones, one sentence with every interval, the deck's console."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ import numpy as np
 from chestx.exhibits import plus_minus
 from chestx.generators.registry import DDPMS
 from chestx.study.arms import ARMS
-from chestx.study.comparison import deviations, seeds_in_words
+from chestx.study.comparison import WORDS, deviations, seeds_in_words
+
+VERDICTS = ("better", "equivalent", "inconclusive", "worse")
 
 
 def _answer(verdicts: list[str], margin: float) -> str:
@@ -24,6 +26,40 @@ def _answer(verdicts: list[str], margin: float) -> str:
     return "no evidence that it does" + ", and some of it harms" * ("worse" in kinds)
 
 
+def plain_answer(result: dict[str, Any]) -> dict[str, str]:
+    """Up to three plain sentences: what synthetic images did, what moving and re-exposing the real
+    ones did, what a seed alone does. {} if there is nothing to compare."""
+    rows, words = result["primary"] or _exploratory(result["contrasts"]), WORDS["answer"]
+    if result["exchange"] or not rows:
+        return {}
+    did = []
+    for verdict in VERDICTS:
+        own = [ARMS[row["a"]].title for row in rows if row["verdict"] == verdict]
+        did += [f"{words[verdict]} with {', '.join(own)}"] if own else []
+    values = {"asked": _standing(result).split(" (")[0], "did": "; ".join(did)}
+    values["against"] = _against(rows, result["arms"])
+    for c in result["contrasts"] + result["beside"]:
+        if c["metric"] == "auroc":
+            values[f"{c['a']}_{c['b']}"] = words[c["verdict"]]
+    first = result["arms"][0]
+    areas = [seed["auroc"] for seed in first["seeds"]]
+    values |= {"arm": ARMS[first["arm"]].title, "seeds": seeds_in_words(len(areas))}
+    said = {"answer": words["synthetic"]}
+    if "classical_best_classical" in values:
+        said["answer_classical"] = words["classical"]
+    if len(areas) > 1:
+        said["answer_seeds"] = words["seeds"]
+    return {k: text.format(**values, low=min(areas), high=max(areas)) for k, text in said.items()}
+
+
+def _standing(result: dict[str, Any]) -> str:
+    """Whether a comparison is the planned one, or in what it departs from it, or exploratory."""
+    if not result["primary"]:
+        return "Exploratory"
+    departs = ", ".join(deviations(result))
+    return f"Rehearsal, not the plan ({departs})" if departs else "As planned"
+
+
 def verdict_sentence(result: dict[str, Any]) -> str:
     """The answer in one sentence, computed from the primary contrasts.
 
@@ -38,17 +74,14 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     rows = result["primary"] or _exploratory(result["contrasts"])
     if not rows:
         return ""
-    word = "Exploratory"
-    if result["primary"]:
-        departs = ", ".join(deviations(result))
-        word = f"Rehearsal, not the plan ({departs})" if departs else "As planned"
     parts = []
-    for verdict in ("better", "equivalent", "inconclusive", "worse"):
+    for verdict in VERDICTS:
         own = [_estimate(row) for row in rows if row["verdict"] == verdict]
         parts += [f"{verdict} with {', '.join(own)}"] if own else []
     answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
     return (
-        f"{word}: does synthetic data help more than {_against(rows, result['arms'])}? "
+        f"{_standing(result)}: does synthetic data help more than "
+        f"{_against(rows, result['arms'])}? "
         f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
         f"({scope}, one trained generator each; uncorrected 95 % intervals"
         f"{', p by Holm' * bool(result['primary'])})."
@@ -116,33 +149,23 @@ def _worth(rate: dict[str, Any]) -> str:
 def console(rows: list[dict[str, Any]], arms: list[str]) -> str:
     """The results of ``summarize`` as the deck's console prints them; means over seeds.
 
-    A VAE's slide shows two accuracies, the DDPM's precision, recall, F1 and the confusion matrix.
+    A VAE's slide shows two accuracies (that of the original arm is nan if it was not run), the
+    DDPM's precision, recall, F1 and the confusion matrix.
     """
-    by_arm, lines = {row["arm"]: row for row in rows}, []
+    by_arm, blocks = {row["arm"]: row for row in rows}, []
+    means = {arm: {k: v["mean"] for k, v in row["test"].items()} for arm, row in by_arm.items()}
+    original = means.get("original", {}).get("accuracy", float("nan"))
     for arm in arms:
-        mean = {name: interval["mean"] for name, interval in by_arm[arm]["test"].items()}
-        lines.append(f"{arm} + CNN")
-        if arm in DDPMS:
-            lines += [
-                f"Accuracy:  {mean['accuracy']:.4f}",
-                f"Precision: {mean['precision']:.4f}",
-                f"Recall:    {mean['recall']:.4f}",
-                f"F1-score:  {mean['f1']:.4f}",
-                "Confusion Matrix:",
-                str(np.round(by_arm[arm]["confusion"]).astype(int)),
-            ]
-        else:
-            if original := by_arm.get("original"):
-                lines.append(f"Original Accuracy:  {original['test']['accuracy']['mean']:.4f}")
-            lines.append(f"Augmented Accuracy: {mean['accuracy']:.4f}")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+        shown = WORDS["console"]["ddpm" if arm in DDPMS else "vae"]
+        counts = np.round(by_arm[arm]["confusion"]).astype(int)
+        blocks.append(shown.format(arm=arm, original=original, counts=counts, **means[arm]))
+    return "\n".join(blocks).strip()
 
 
-def printed(rows: list[dict[str, Any]]) -> str:
-    """What 09 prints: the deck's console, then one line per arm with the spread over seeds."""
-    lines = [console(rows, [row["arm"] for row in rows if row["arm"] != "original"]), ""]
+def printed(rows: list[dict[str, Any]], shown: dict[str, Any]) -> str:
+    """What 09 prints: one line per arm with the spread over seeds, then the plain answer."""
+    lines = []
     for row in rows:
         accuracy, auroc = plus_minus(row["test"]["accuracy"]), plus_minus(row["test"]["auroc"])
         lines.append(f"  {row['arm']:>16}: accuracy {accuracy}, AUROC {auroc}")
-    return "\n".join(lines)
+    return "\n".join(lines + [shown[name] for name in shown if name.startswith("answer")])
