@@ -61,9 +61,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 2. Is anything in two places? What could be told without looking at a lung?
     generators = sorted({arm.generator for arm in arms.values()} - {""})
-    leaks, shortcuts = audit.leak_audit(data), audit.shortcut_audit(data)
-    sources = audit.check_sources(generators, data, out.root, config.image_size)
-    leaks["sentence"] += f" {sources['sentence']}"
+    leaks = audit.leak_audit(data, config.image_size, generators, out.root)
+    shortcuts = audit.shortcut_audit(data)
     print(leaks["sentence"], shortcuts["sentence"], sep="\n")
 
     # 3. Every arm with every seed, each a unit that is written when it is done.
