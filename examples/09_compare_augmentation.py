@@ -39,8 +39,8 @@ class Config(CommonConfig):
         return tuple(self.arms) or ({"fair": "main", "deck": "deck"}[self.protocol],)
 
     @property
-    def group(self) -> str:  # of arms beyond the planned ones
-        return "_".join(name for name in self.names if name in ("extended", "exchange"))
+    def group(self) -> str:  # of other arms than the planned ones: it has a folder of its own
+        return "_".join(self.arms)
 
     @property
     def folder(self) -> str:

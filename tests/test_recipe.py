@@ -212,6 +212,19 @@ def test_the_inputs_of_a_search_are_the_sets_too(example, tmp_path):
     assert added["num_duplicates"] > 0
 
 
+def test_other_shifts_are_another_search(example, searched, monkeypatch):
+    """Neither the search nor a unit of it is taken for one that other shifts have judged."""
+
+    def trains(self, *args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "trained", trains)
+    run(example, searched[0])  # nothing is left to do
+    monkeypatch.setitem(SHIFTS, "flat", ("contrast", 0.4))
+    with pytest.raises(KeyboardInterrupt):
+        run(example, searched[0])
+
+
 def test_the_readme_says_what_test_said():
     said = files.read_json(ROOT / "examples" / "recipe_verdict.json")
     page = (ROOT / "examples" / "README.md").read_text()
@@ -277,7 +290,7 @@ def test_the_criterion_finds_a_shortcut_that_plain_validation_rewards():
 def test_shifts_move_images_as_they_are_named():
     dot = torch.full((1, 1, 64, 64), 60, dtype=torch.uint8)
     dot[..., 30:34, 30:34] = 200
-    seen = {name: shift(dot) for name, shift in SHIFTS.items()}
+    seen = {name: tuning.shifted(dot, name) for name in SHIFTS}
     assert torch.equal(seen.pop("plain"), dot)
     for moved in seen.values():
         assert moved.shape == dot.shape
