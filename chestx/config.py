@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import os
 import signal
-import types
 import typing
 from typing import Any, Literal
 
@@ -175,8 +174,6 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: A
         arguments["choices"] = typing.get_args(hint)
     elif origin is tuple:
         arguments |= {"nargs": "*", "type": typing.get_args(hint)[0]}
-    elif origin in (types.UnionType, typing.Union):
-        raise TypeError(f"{field.name}: optional flags are not supported; use 0 or '' for none")
     else:
         arguments["type"] = hint
     parser.add_argument(flag, **arguments)

@@ -133,7 +133,7 @@ def test_floor_keeps_patients_apart():
     assert apart["mean"] > mixed["mean"]
     assert apart["p95"] > apart["mean"]
     assert apart == kid_floor(rows, patients, 30, 30)
-    with pytest.raises(ValueError, match=r"90 real images cannot be split into 60 \+ 40"):
+    with pytest.raises(ValueError, match=r"no patient-disjoint split into 60 \+ 40"):
         kid_floor(rows, patients, 60, 40)
     with pytest.raises(ValueError, match="no patient-disjoint split"):
         kid_floor(rows, ["one"] * 90, 30, 30)

@@ -127,6 +127,16 @@ def test_if_all_are_broken_the_error_says_what_to_delete(unfinished, monkeypatch
     assert f"delete {unfinished / 'checkpoints'}" in said
 
 
+def test_checkpoints_of_another_layout_are_refused_and_stay(unfinished, monkeypatch):
+    """Folders, as earlier versions wrote them: --resume does not start over what they hold."""
+    for path in checkpoint.list_checkpoints(unfinished / "checkpoints"):
+        path.unlink()
+    older = unfinished / "checkpoints" / "step_00000004"
+    older.mkdir()
+    said = ends_with_one_line(monkeypatch, goes_on_as_if_nothing_had_been, unfinished, {})
+    assert "no checkpoint is whole" in said and older.exists()
+
+
 def test_a_checkpoint_says_what_it_is(unfinished):
     """Configuration, model, versions, threads and step, in a file that torch reads."""
     path = checkpoint.list_checkpoints(unfinished / "checkpoints")[-1]
