@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import os
 import signal
-import types
 import typing
 from typing import Any, Literal
 
@@ -140,7 +139,8 @@ def parse(config_class: type, argv: list[str] | None = None, description: str = 
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         _add_flag(parser, field, hints[field.name], values[field.name])
-    return config_class(**vars(parser.parse_args(argv)))
+    given = vars(parser.parse_args(argv))
+    return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
 class Interrupted(KeyboardInterrupt):
@@ -173,14 +173,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: A
     elif origin is Literal:
         arguments["choices"] = typing.get_args(hint)
     elif origin is tuple:
-        arguments |= {"nargs": "*", "type": typing.get_args(hint)[0], "action": _TupleAction}
-    elif origin in (types.UnionType, typing.Union):
-        raise TypeError(f"{field.name}: optional flags are not supported; use 0 or '' for none")
+        arguments |= {"nargs": "*", "type": typing.get_args(hint)[0]}
     else:
         arguments["type"] = hint
     parser.add_argument(flag, **arguments)
-
-
-class _TupleAction(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        setattr(namespace, self.dest, tuple(values))

@@ -38,10 +38,8 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in ``folder`` are on the disk; Windows has no such call."""
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def not_written(path: Path, size: int, error: OSError) -> OSError:
@@ -124,10 +122,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(content: bytes) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of ``content``."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def fingerprint(*parts: Any) -> str:
     """Twelve hexadecimal digits that stand for ``parts``, anything that JSON can hold."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest(json.dumps(parts, sort_keys=True).encode())
 
 
 def hold(folder: Path) -> None:

@@ -38,8 +38,8 @@ class Config(CommonConfig):
         return tuple(self.arms) or ({"fair": "main", "deck": "deck"}[self.protocol],)
 
     @property
-    def group(self) -> str:  # of arms beyond the planned ones
-        return "_".join(name for name in self.names if name in ("extended", "exchange"))
+    def group(self) -> str:  # of other arms than the planned ones: it has a folder of its own
+        return "_".join(self.arms)
 
     @property
     def folder(self) -> str:
@@ -60,9 +60,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 2. Is anything in two places? What could be told without looking at a lung?
     generators = sorted({arm.generator for arm in arms.values()} - {""})
-    leaks, shortcuts = audit.leak_audit(data), audit.shortcut_audit(data)
-    sources = audit.check_sources(generators, data, out.root, config.image_size)
-    leaks["sentence"] += f" {sources['sentence']}"
+    leaks = audit.leak_audit(data, config.image_size, generators, out.root)
+    shortcuts = audit.shortcut_audit(data)
     print(leaks["sentence"], shortcuts["sentence"], sep="\n")
 
     # 3. Every arm with every seed, each a unit that is written when it is done.

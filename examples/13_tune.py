@@ -43,11 +43,12 @@ class Config(CommonConfig):
     def inputs(self, data: Radiographs) -> dict:
         own = Experiment(self, data)
         if self.final:
-            path = self.recipe_file or Path(__file__).with_name("recipe.json")
-            arm = recipes.load_recipe(Path(path), own)
+            path = Path(self.recipe_file or Path(__file__).with_name("recipe.json"))
+            arm = recipes.load_recipe(path, own)
             return {"recipe": arm.settings(), "added": own.added(arm)[1], "seeds": self.final_seeds}
         arms = recipes.chosen(self.recipes).items()
-        return {name: [arm.settings(), own.added(arm)[1]] for name, arm in arms}
+        sets = {name: [arm.settings(), own.added(arm)[1]] for name, arm in arms}
+        return sets | {"shifts": tuning.SHIFTS}
 
     def is_whole(self, data: Radiographs) -> bool:
         return not self.keep_in  # else finished units are still to be kept
@@ -63,17 +64,17 @@ def search(config: Config, experiment: Experiment, out: Step) -> Result:
     rows, seconds = tuning.search(recipes.chosen(config.recipes), rounds, experiment)
 
     # 2. The ranking, by the criterion alone; the winner, with all that it was chosen by.
-    print(f"{out.about['kind']} data, {tuning.CRITERION}:", tuning.printed(rows), sep="\n")
+    table = tuning.ranking_table(rows)
+    print(f"{out.about['kind']} data, {tuning.CRITERION}:", table.header, *table.rows, sep="\n")
     recipes.write_recipe(out.folder / "recipe.json", rows, tuning.CRITERION, experiment)
     print(f"{rows[0]['name']} wins; copy {out.folder}/recipe.json to examples/, commit, --final")
-    return out.save(tuning.search_exhibits(rows), seconds, ranking=rows)
+    return out.save({"ranking": table}, seconds, ranking=rows)
 
 
 def final(config: Config, experiment: Experiment, out: Step) -> Result:
     # 1. New seeds; the threshold of each is fixed on validation before test is read, once.
     arm = Arm("recipe", **out.inputs["recipe"])
-    seeds = range(100, 100 + config.final_seeds)
-    units = [tuning.final_unit(experiment, arm, seed) for seed in seeds]
+    units = [tuning.final_unit(experiment, arm, 100 + i) for i in range(config.final_seeds)]
     if config.keep_in:
         readings.keep(out.root, units, config.keep_in, experiment.data["test"]["patient"])
 
@@ -81,8 +82,8 @@ def final(config: Config, experiment: Experiment, out: Step) -> Result:
     found = tuning.summarize_final(units)
     found["verdict"] = tuning.verdict(found, out.about["kind"])
     print(found["verdict"])
-    shown, seconds = tuning.final_exhibits(found), sum(unit["seconds"] for unit in units)
-    return out.save(shown, seconds, arm=arm.settings(), **found)
+    seconds = sum(unit["seconds"] for unit in units)
+    return out.save(tuning.final_exhibits(found), seconds, arm=arm.settings(), **found)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,6 @@ def test_seeds_that_an_arm_lacks_are_left_out():
     draws = comparison.resample(own, PATIENTS, FEW)
     both = [unit["test"]["auroc"] for unit in own if unit["arm"] == "original"][:2]
     assert draws["original"]["auroc"][0] == pytest.approx(np.mean(both))
-    with pytest.raises(ValueError, match="no seed was run in every arm"):
-        comparison.resample(own[:1] + own[-1:], PATIENTS, FEW)
 
 
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")

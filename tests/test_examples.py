@@ -327,6 +327,19 @@ def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path, no_pictur
     assert {row["arm"] for row in new} == set(GROUPS["extended"]) - set(GROUPS["main"])
 
 
+def test_some_of_the_arms_are_no_whole_comparison(whole, tmp_path, no_pictures):
+    """Their result lies apart and overwrites nothing; the units are those of the whole."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    before = (copy / "comparison" / "fair" / "result.json").read_bytes()
+    module, ledger = load("09_compare_augmentation"), read_lines(copy / "ledger.jsonl")
+    result = run(module, copy, arms=("original", "cvae"), resume=True)
+    assert [row["arm"] for row in result["arms"]] == ["original", "cvae"]
+    assert (copy / "comparison" / "fair" / "original_cvae" / "result.json").exists()
+    assert (copy / "comparison" / "fair" / "result.json").read_bytes() == before
+    assert result["primary"] == []
+    assert read_lines(copy / "ledger.jsonl") == ledger
+
+
 def test_exchange_hides_patients_from_generator_and_classifier(tmp_path, no_pictures):
     half = {"hide": 0.5}
     module = load("04_train_ddpm")

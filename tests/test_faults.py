@@ -7,7 +7,6 @@ in place of 12, CHESTX_FAULT_SEED=n at others.
 import collections
 import errno
 import io
-import json
 import os
 import resource
 import shutil
@@ -94,50 +93,57 @@ def places(size: int) -> list[int]:
 def test_a_broken_newest_checkpoint_is_named_and_the_one_before_it_used(
     unfinished, whole, tmp_path, capsys
 ):
-    """Every file of it, cut at every tried place, missing, altered or replaced by another."""
+    """Cut at every tried place, altered, longer or replaced by another."""
     before, newest = checkpoint.list_checkpoints(unfinished / "checkpoints")
     tried = 0
-    for file in sorted(newest.iterdir()):
-        content = file.read_bytes()
-        damages = [content[:place] for place in places(len(content))]
-        altered = bytearray(content)
-        altered[len(content) // 3] ^= 1
-        for damaged in [*damages, bytes(altered), content + b"\0", None]:
-            file.unlink()
-            if damaged is not None:
-                file.write_bytes(damaged)
-            path, progress = checkpoint.newest(unfinished / "checkpoints")
-            assert (path, progress["step"]) == (before, 3)
-            said = capsys.readouterr().out
-            assert f"{newest} is damaged ({file.name}: " in said and f"used: {before.name}" in said
-            tried += 1
-            file.write_bytes(content)
+    content = newest.read_bytes()
+    damages = [content[:place] for place in places(len(content))]
+    altered = bytearray(content)
+    altered[len(content) // 3] ^= 1
+    for damaged in [*damages, bytes(altered), content + b"\0"]:
+        newest.write_bytes(damaged)
+        path, saved = checkpoint.newest(unfinished / "checkpoints")
+        assert (path, saved["progress"]["step"]) == (before, 3)
+        said = capsys.readouterr().out
+        assert f"{newest} is damaged (its content is not" in said and f"used: {before.name}" in said
+        tried += 1
+        newest.write_bytes(content)
     with capsys.disabled():
         print(f"\ncheckpoints: {tried} damages, all named, none used")
     # Tensors of other shapes, in a file that is sound in itself.
-    state = torch.load(newest / "state.pt", weights_only=True)
-    state["model"] = {key: value[..., :1].clone() for key, value in state["model"].items()}
-    torch.save(state, newest / "state.pt")
+    saved = torch.load(newest, weights_only=True)
+    weights = saved["state"]["model"]
+    saved["state"]["model"] = {key: value[..., :1].clone() for key, value in weights.items()}
+    torch.save(saved, newest)
     assert goes_on_as_if_nothing_had_been(unfinished, whole)
     assert str(newest) in capsys.readouterr().out
 
 
 def test_if_all_are_broken_the_error_says_what_to_delete(unfinished, monkeypatch):
     for path in checkpoint.list_checkpoints(unfinished / "checkpoints"):
-        (path / "state.pt").unlink()
+        path.write_bytes(b"")
     said = ends_with_one_line(monkeypatch, goes_on_as_if_nothing_had_been, unfinished, {})
-    assert "no checkpoint is whole" in said and said.count("(state.pt: ") == 2
+    assert "no checkpoint is whole" in said and said.count("is damaged (") == 2
     assert f"delete {unfinished / 'checkpoints'}" in said
 
 
+def test_checkpoints_of_another_layout_are_refused_and_stay(unfinished, monkeypatch):
+    """Folders, as earlier versions wrote them: --resume does not start over what they hold."""
+    for path in checkpoint.list_checkpoints(unfinished / "checkpoints"):
+        path.unlink()
+    older = unfinished / "checkpoints" / "step_00000004"
+    older.mkdir()
+    said = ends_with_one_line(monkeypatch, goes_on_as_if_nothing_had_been, unfinished, {})
+    assert "no checkpoint is whole" in said and older.exists()
+
+
 def test_a_checkpoint_says_what_it_is(unfinished):
-    """Configuration, model, versions, threads and step, in JSON that anyone can read."""
+    """Configuration, model, versions, threads and step, in a file that torch reads."""
     path = checkpoint.list_checkpoints(unfinished / "checkpoints")[-1]
-    said = json.loads((path / "progress.json").read_text())
-    assert said["step"] == 4 and said["config"]["batch_size"] == 8
+    said = torch.load(path, weights_only=True)
+    assert said["progress"]["step"] == 4 and said["config"]["batch_size"] == 8
     assert said["identity"].startswith("ChestCNN of ")
     assert said["made_with"]["threads"] == torch.get_num_threads() and said["made_with"]["torch"]
-    assert len(said["state.pt"]) == 64
 
 
 def test_other_versions_are_named(unfinished, monkeypatch, capsys):
@@ -161,13 +167,13 @@ def test_a_new_run_sets_an_unfinished_one_aside(unfinished, whole, capsys):
 # -------------------------------------------------------------------- full and read-only disks
 
 
-@pytest.mark.parametrize("name", ["state.pt", "progress.json"])
-def test_a_full_disk_costs_nothing_that_was_saved(name, unfinished, whole, monkeypatch):
-    """/dev/full in place of one file of the checkpoint: a real ENOSPC in the middle of a save."""
+def test_a_full_disk_costs_nothing_that_was_saved(unfinished, whole, monkeypatch):
+    """/dev/full in place of the checkpoint: a real ENOSPC in the middle of a save."""
     kept, opened = checkpoint.list_checkpoints(unfinished / "checkpoints"), Path.open
 
     def on_a_full_disk(path, mode="r", **options):
-        return opened(Path("/dev/full") if path.name == name and "w" in mode else path, mode)
+        full = path.name.startswith(".step_") and "w" in mode
+        return opened(Path("/dev/full") if full else path, mode)
 
     with monkeypatch.context() as full:
         full.setattr(Path, "open", on_a_full_disk)
@@ -200,15 +206,15 @@ def test_a_limit_on_file_sizes_is_a_clear_error(unfinished, whole):
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_read_only_disk_is_named(number, unfinished, whole, monkeypatch):
-    kept, mkdir = checkpoint.list_checkpoints(unfinished / "checkpoints"), Path.mkdir
+    kept, opened = checkpoint.list_checkpoints(unfinished / "checkpoints"), Path.open
 
     def read_only(path, *arguments, **options):
-        if path.name.startswith(".writing_"):
+        if path.name.startswith(".step_"):
             raise OSError(number, os.strerror(number), str(path))
-        return mkdir(path, *arguments, **options)
+        return opened(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", read_only)
+        patch.setattr(Path, "open", read_only)
         with pytest.raises(OSError, match=os.strerror(number) + ".*was not written"):
             train(build(), classifier_loss, data(), CONFIG, unfinished, resume=True)
     assert checkpoint.list_checkpoints(unfinished / "checkpoints") == kept
@@ -316,7 +322,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run(tmp_path, mo
     monkeypatch.setattr(checkpoint, "save_checkpoint", interrupted)
     with pytest.raises(Interrupted, match="is finished and saved in"):
         train(build(), classifier_loss, data(), CONFIG, tmp_path)
-    assert checkpoint.newest(tmp_path / "checkpoints")[1]["finished"]
+    assert checkpoint.newest(tmp_path / "checkpoints")[1]["progress"]["finished"]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):

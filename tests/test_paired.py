@@ -236,14 +236,10 @@ def test_exchange_rate_without_a_gain_is_not_determined():
 
 def test_errors_name_what_is_wrong():
     labels, patients, rows = comparison(np.random.default_rng(9))
-    with pytest.raises(ValueError, match=r"\(5, 180\)"):
-        bootstrap(labels, patients, {**rows, "1": rows["1"][:5]})
     with pytest.raises(ValueError, match="both labels"):
         bootstrap(np.ones_like(labels), patients, rows)
     with pytest.raises(ValueError, match="two patients"):
         bootstrap(labels, np.full(len(labels), "a"), rows)
-    with pytest.raises(ValueError, match="NaN"):
-        bootstrap(labels, patients, {"0": rows["0"] * np.nan})
 
 
 def test_interval_is_students():
@@ -252,8 +248,6 @@ def test_interval_is_students():
     assert interval["sd"] == 1
     assert interval["high"] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
     assert mean_interval([1.0])["low"] is None
-    with pytest.raises(ValueError, match="n=1"):
-        prediction_interval(mean_interval([1.0]))
     _, high = prediction_interval(interval)
     assert high - 2 == pytest.approx(4.3027 * np.sqrt(4 / 3), abs=1e-4)
     same = mean_interval([0.5, 0.5])

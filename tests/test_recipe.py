@@ -212,6 +212,19 @@ def test_the_inputs_of_a_search_are_the_sets_too(example, tmp_path):
     assert added["num_duplicates"] > 0
 
 
+def test_other_shifts_are_another_search(example, searched, monkeypatch):
+    """Neither the search nor a unit of it is taken for one that other shifts have judged."""
+
+    def trains(self, *args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "trained", trains)
+    run(example, searched[0])  # nothing is left to do
+    monkeypatch.setitem(SHIFTS, "flat", ("contrast", 0.4))
+    with pytest.raises(KeyboardInterrupt):
+        run(example, searched[0])
+
+
 def test_the_readme_says_what_test_said():
     said = files.read_json(ROOT / "examples" / "recipe_verdict.json")
     page = (ROOT / "examples" / "README.md").read_text()
@@ -277,7 +290,7 @@ def test_the_criterion_finds_a_shortcut_that_plain_validation_rewards():
 def test_shifts_move_images_as_they_are_named():
     dot = torch.full((1, 1, 64, 64), 60, dtype=torch.uint8)
     dot[..., 30:34, 30:34] = 200
-    seen = {name: shift(dot) for name, shift in SHIFTS.items()}
+    seen = {name: tuning.shifted(dot, name) for name in SHIFTS}
     assert torch.equal(seen.pop("plain"), dot)
     for moved in seen.values():
         assert moved.shape == dot.shape
@@ -382,9 +395,6 @@ def test_kept_readings_merge_and_give_the_same_scores(tmp_path):
     for unit in runs:
         log_odds = kept[f"fair/original/{unit['seed']}/{unit['fingerprint']}"]
         assert roc_auc_score(kept["labels"], log_odds) == pytest.approx(unit["test"]["auroc"])
-    earlier = {"runs": [{"arms": ["a", "b"], "seeds": [0, 1, 2]}]}
-    files.write_json(folder.parent / "earlier_readings.json", earlier)
-    assert readings.count(folder.parent) == {"ledger": 4, "earlier": 6}
     with pytest.raises(ValueError, match="of other test images"):
         readings.keep(tmp_path, runs, folder, patients[::-1])
 
@@ -396,4 +406,3 @@ def test_committed_readings_have_their_scores():
     keys = {"{protocol}/{arm}/{seed}/{config}".format(**line) for line in lines}
     assert keys == set(kept) - {"labels", "patients"}
     assert len(kept["patients"]) == len(kept["labels"]) == 624
-    assert str(sum(readings.count().values())) in readings.sentence()

@@ -74,7 +74,7 @@ class Experiment:
     """
 
     def __init__(self, config: CommonConfig, data: Radiographs, classifier_image_size: int = 64):
-        self.config, self.data, self.resume = config, data, config.resume
+        self.config, self.data = config, data
         self.root, self.size = Path(config.output_dir), classifier_image_size
         self.label, self.missing = missing_images(data["train"]["label"])
         described = data.describe()
@@ -129,7 +129,12 @@ class Experiment:
         return images, identity
 
     def trained(
-        self, about: dict[str, Any], arm: Arm, added: RadiographTensors | None, folder: Path
+        self,
+        about: dict[str, Any],
+        arm: Arm,
+        added: RadiographTensors | None,
+        folder: Path,
+        resume: bool,
     ) -> tuple[ChestCNN, list[dict[str, Any]]]:
         """(model, history) of one arm and seed, from the first weights on."""
         data = self.real("train") if added is None else self.real("train").joined(added)
@@ -147,7 +152,7 @@ class Experiment:
             data,
             config,
             folder,
-            resume=self.resume,
+            resume=resume,
             identity=about["fingerprint"],
             description=f"{about['arm']}, seed {about['seed']}",
         )
@@ -162,15 +167,18 @@ class Experiment:
         added: Added | None = None,
         folder: str = "",
         judge: Judge = judge,
+        judged_by: Any = None,
         read_test: bool = True,
+        resume: bool = False,
     ) -> Unit:
         """Train ``arm`` with one seed and judge it; returns the unit, ``scored``.
 
         Writes ``result.json`` and the model below ``folder`` (``comparison/PROTOCOL/NAME``).
         ``added`` are somebody's own images in place of the arm's. ``judge`` sees validation images
-        alone and returns the ``threshold`` with whatever else it finds; only then, if
-        ``read_test``, test is read, and noted in the ledger. With ``resume`` a finished unit of the
-        same arm, seed and images is not trained again.
+        alone and returns the ``threshold`` with whatever else it finds (``judged_by`` is what it
+        goes by); only then, if ``read_test``, test is read, and noted in the ledger. With
+        ``resume``, here or of the configuration, a finished unit of the same arm, seed, images and
+        judge is not trained again.
         """
         started = time.monotonic()
         path = self.root / (folder or f"comparison/{self.data.protocol}/{name}") / f"seed_{seed}"
@@ -180,13 +188,15 @@ class Experiment:
             identity = identity | {"pixels": hashlib.sha256(pixels).hexdigest()}
         about = self.about | {"arm": name, "seed": seed, "settings": arm.settings()}
         about |= {"added": identity, "read_test": read_test, "judge": judge.__module__}
+        about |= {"judged_by": judged_by} if judged_by else {}
         about["fingerprint"] = files.fingerprint(about)
-        if self.resume and (path / "result.json").exists():
+        resume = resume or self.config.resume
+        if resume and (path / "result.json").exists():
             unit = files.read_json(path / "result.json")
             if unit["fingerprint"] == about["fingerprint"]:
                 return scored(unit)
 
-        model, history = self.trained(about, arm, images, path)
+        model, history = self.trained(about, arm, images, path, resume)
         splits = {"validation": self.real("validation")}
         unit = about | judge(model, splits["validation"], arm)
         if read_test:

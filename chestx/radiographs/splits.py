@@ -15,6 +15,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 from chestx import files
@@ -101,18 +103,14 @@ def patient_groups(file_names: list[str], hashes: list[str]) -> list[str]:
 
     The group bears the alphabetically first of the keys it joins.
     """
-    above: dict[str, str] = {}  # union-find: from a key or a content to an earlier one of its group
-
-    def first(name: str) -> str:
-        while above.setdefault(name, name) != name:
-            name = above[name]
-        return name
-
     keys = [patient_key(name, sha) for name, sha in zip(file_names, hashes)]
-    for key, sha in zip(keys, hashes):
-        one, other = sorted([first(key), first(f"~{sha}")])  # "~" sorts behind every key
-        above[other] = one
-    return [first(key) for key in keys]
+    nodes, place = np.unique(keys + hashes, return_inverse=True)
+    edges = coo_array((np.ones(len(keys)), np.split(place, 2)), shape=(len(nodes), len(nodes)))
+    _, group = connected_components(edges, directed=False)  # an image joins a key and a content
+    groups, first = group[place[: len(keys)]], {}
+    for key, number in sorted(zip(keys, groups)):
+        first.setdefault(number, key)
+    return [first[number] for number in groups]
 
 
 # --------------------------------------------------------------------------------------- splits

@@ -1,7 +1,5 @@
 """Images in memory: a split is decoded once, into uint8 tensors and into a cache on disk."""
 
-from pathlib import Path
-
 import datasets
 import torch
 from safetensors import SafetensorError
@@ -54,18 +52,15 @@ class RadiographTensors(torch.utils.data.Dataset):
 def to_tensors(split: datasets.Dataset, image_size: int) -> RadiographTensors:
     """Decode a split into ``RadiographTensors`` of ``image_size``, once: then from the cache."""
     key = files.fingerprint(CACHE_VERSION, list(split["sha256"]), image_size)
+    labels = torch.tensor(list(split["label"]), dtype=torch.int64)
+    cached = cache_dir() / f"tensors-{key}.safetensors"
     with processes().local_main_process_first():
-        pixels = _pixels(split, image_size, cache_dir() / f"tensors-{key}.safetensors")
-    return RadiographTensors(pixels, torch.tensor(list(split["label"]), dtype=torch.int64))
-
-
-def _pixels(split: datasets.Dataset, image_size: int, cached: Path) -> torch.Tensor:
-    if cached.exists():
-        try:
-            return load_file(cached)["images"]
-        except SafetensorError as error:
-            print(f"{cached} is damaged ({error}); decoding again")
-    bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
-    pixels = torch.stack([images.decode(image, image_size) for image in bar])
-    files.write_bytes(cached, save({"images": pixels}))
-    return pixels
+        if cached.exists():
+            try:
+                return RadiographTensors(load_file(cached)["images"], labels)
+            except SafetensorError as error:
+                print(f"{cached} is damaged ({error}); decoding again")
+        bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
+        pixels = torch.stack([images.decode(image, image_size) for image in bar])
+        files.write_bytes(cached, save({"images": pixels}))
+    return RadiographTensors(pixels, labels)

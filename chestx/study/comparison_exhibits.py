@@ -72,10 +72,8 @@ def _pictures(
     made = {"scores": figures.arm_scores(rows, data, result["deck"])}
     if result["contrasts"]:
         made["forest"] = figures.forest(result, data)
-    if "_" not in suffix:
-        made["confusion"] = figures.confusion_matrices(rows, data)
-        if differ := disagreements(units):
-            made["gallery"] = figures.disagreement_gallery(differ, test, data)
+    if "_" not in suffix and (differ := disagreements(units)):
+        made["gallery"] = figures.disagreement_gallery(differ, test, data)
     values = {"margin": result["plan"]["equivalence_margin"], "seed": units[0]["seed"]}
     return {
         name: Picture(figure, WORDS["pictures"][name].format(**values))

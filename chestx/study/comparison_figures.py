@@ -1,6 +1,5 @@
-"""Figures of a comparison: scores of every arm, paired differences, confusion, disagreements."""
+"""Figures of a comparison: scores of every arm, paired differences, disagreements."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -79,30 +78,6 @@ def _draw_difference(axes: Axes, y: int, row: dict[str, Any], p: float | None) -
     axes.plot(row["estimate"], y, "D", color=colour, ms=6)
     beside = axes.get_yaxis_transform()
     axes.text(1.01, y, f"p {p:.2g}", transform=beside, va="center", fontsize=8, color=colour)
-
-
-def confusion_matrices(rows: Rows, data: dict[str, Any]) -> Figure:
-    """One confusion matrix per arm, averaged over its seeds."""
-    title = "Confusion on the test set, mean over seeds: true class down, predicted across"
-    lines = -(-len(rows) // 5)
-    columns = -(-len(rows) // lines)  # at most five, the lines as equal as can be
-    figure = start_figure(1.8 * columns + 0.6, 2.25 * lines + 0.7, data, title)
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    names = list(data["counts"]["test"])
-    for axes, row in itertools.zip_longest(panels, rows):
-        if row is None:
-            axes.remove()
-            continue
-        matrix = np.asarray(row["confusion"])
-        shares = matrix / matrix.sum(1, keepdims=True)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), value in np.ndenumerate(matrix):
-            colour = "white" if shares[i, j] > 0.5 else "black"
-            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
-        axes.set_xticks([0, 1], names, fontsize=6)
-        axes.set_yticks([0, 1], names, fontsize=6, rotation=90, va="center")
-        axes.set_title(ARMS[row["arm"]].title, fontsize=8)
-    return figure
 
 
 def disagreement_gallery(

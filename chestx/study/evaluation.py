@@ -89,7 +89,7 @@ def space_scores(
         rows[name] = {
             "kid": kid,
             "share": kid["kid"] / judge.other_class,
-            "fid": distances.fid_interval(found, reference, patients, of_reference),
+            "fid": distances.fid_interval(found, reference),
             **distances.precision_to_coverage(reference, found, neighbours),
             "real_or_made": distances.real_or_made(reference, found, of_reference, patients),
         }
@@ -118,14 +118,14 @@ def space_table(name: str, space: Scores) -> Table:
         "set": "{title}",
         "KID": "{kid[kid]:.3f} [{kid[low]:.3f}, {kid[high]:.3f}]",
         "share": "{share:.0%}",
-        "FID": "{fid[fid]:.1f}{margin}",
+        "FID": "{fid[fid]:.1f} ± {margin:.1f}",
         **{key: f"{{{key}:.2f}}" for key in ("precision", "recall", "density", "coverage")},
         "told apart": "{real_or_made:.2f}",
     }
-    rows = []
-    for which, row in space["rows"].items():
-        se = row["fid"]["se"]  # None for a handful of images
-        rows.append({"title": title(which), "margin": f" ± {1.96 * se:.1f}" if se else "", **row})
+    rows = [
+        {"title": title(which), "margin": distances.Z * row["fid"]["se"], **row}
+        for which, row in space["rows"].items()
+    ]
     caption = (
         f"Features: {title(name)}. KID [95 %] of real against real stays below "
         f"{space['floor']['p95']:.3f} in 95 % of patient-disjoint splits; its share is that of the "

@@ -30,13 +30,9 @@ def mean_interval(values: list[float]) -> dict[str, float | None]:
 
 
 def prediction_interval(interval: dict[str, float]) -> tuple[float, float]:
-    """95 % range for one more value, from ``mean_interval``: mean +/- t sd sqrt(1 + 1 / n).
-
-    Raises ValueError for a single value, which has no spread.
-    """
+    """95 % range for one more value, from ``mean_interval`` of at least two: mean +/- t sd
+    sqrt(1 + 1 / n)."""
     mean, sd, n = interval["mean"], interval["sd"], interval["n"]
-    if n < 2:
-        raise ValueError(f"n={n}; a range for one more value needs at least two")
     low, high = (mean + t * sd * (1 + 1 / n) ** 0.5 for t in stats.t.interval(0.95, n - 1))
     return float(low), float(high)
 
@@ -89,24 +85,14 @@ def bootstrap(
     equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
     freedom: that makes the seeds' share of the spread Student's t. A single seed stays as it is:
     the spread is that of patients alone and says nothing about another training. Takes about
-    30 N bytes a draw. Raises ValueError for shapes that differ, log-odds that are not
-    finite, and a class or a second patient that is missing.
+    30 N bytes a draw. Raises ValueError if a class or a second patient is missing.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     arms = {arm: np.asarray(rows, dtype=float) for arm, rows in log_odds.items()}
-    shapes = {arm: rows.shape for arm, rows in arms.items()}
-    shape = next(iter(shapes.values()))
-    if set(shapes.values()) != {(shape[0], len(labels))} or patients.shape != labels.shape:
-        raise ValueError(
-            f"log_odds {shapes} must all be (seeds, images) for the {len(labels)} labels "
-            f"and {len(patients)} patients; leave out seeds that an arm lacks"
-        )
-    if not all(np.isfinite(rows).all() for rows in arms.values()):
-        raise ValueError("log_odds hold NaN or infinity; train again what diverged")
     if set(np.unique(labels)) != {0, 1} or len(np.unique(patients)) < 2:
         raise ValueError("a test set needs both labels, 0 and 1, and two patients; give more")
     rng = np.random.default_rng(seed)
-    seeds = _seed_weights(shape[0], draws, rng)
+    seeds = _seed_weights(len(next(iter(arms.values()))), draws, rng)
     weights = _image_weights(labels, patients, draws, rng)
     result = {}
     for arm, rows in arms.items():

@@ -2,12 +2,12 @@
 
 ``ledger.jsonl`` has one line per reading, ``scores.npz`` the log-odds of every test image, so that
 whoever doubts a number can compute it again without training. Readings from before there was a
-ledger stand in ``earlier_readings.json``, beside the presets' folders.
+ledger stand in ``earlier_readings.json``, beside the presets' folders; a test counts both for the
+README.
 """
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from chestx.classifier.experiment import Unit
 from chestx.config import processes
 
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
-EARLIER = "earlier_readings.json"
 
 
 def keep(root: Path, units: list[Unit], folder: Path, patients: list[str]) -> None:
@@ -60,23 +59,3 @@ def load_scores(folder: Path) -> dict[str, np.ndarray]:
         return {}
     with np.load(path) as stored:
         return dict(stored)
-
-
-def count(folder: Path = RESULTS) -> dict[str, int]:
-    """Readings of test of the real images: in the ``ledger``s below ``folder``, and ``earlier``."""
-    found = {"ledger": sum(len(files.read_lines(path)) for path in folder.glob("*/ledger.jsonl"))}
-    runs: list[dict[str, Any]] = []
-    if (folder / EARLIER).exists():
-        runs = files.read_json(folder / EARLIER)["runs"]
-    return found | {"earlier": sum(len(run["arms"]) * len(run["seeds"]) for run in runs)}
-
-
-def sentence(folder: Path = RESULTS) -> str:
-    """For the README: how often the real test images were read."""
-    found = count(folder)
-    return (
-        f"On record are {found['ledger'] + found['earlier']:,} readings of the real test images, "
-        f"each of one arm, seed and protocol: {found['ledger']:,} in committed ledgers and "
-        f"{found['earlier']:,} that stand in none, reconstructed from the reports of those "
-        f"runs. Probes from before this project are not counted."
-    )

@@ -9,7 +9,6 @@ all? Who takes framing for a sign of disease fails. Test is read by ``final_unit
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,54 +43,54 @@ FINAL_SCORES = {
 }
 
 
-def _affine(angle: float = 0.0, x: float = 0.0, y: float = 0.0, scale: float = 1.0):
-    def moved(pixels: torch.Tensor) -> torch.Tensor:
-        shift = [x * pixels.shape[-1], y * pixels.shape[-2]]
-        bilinear = transforms.InterpolationMode.BILINEAR
-        return transforms.affine(pixels, angle, shift, scale, [0.0, 0.0], bilinear)
-
-    return moved
-
-
-def _stretched(height: float, width: float):
-    def stretched(pixels: torch.Tensor) -> torch.Tensor:
-        side = pixels.shape[-1]
-        larger = transforms.resize(pixels, [round(height * side), round(width * side)])
-        return transforms.center_crop(larger, [side, side])
-
-    return stretched
-
-
-# The same change for all images (N, 1, H, W) in uint8, as if from another hospital; what comes in
-# from outside the picture is black, while the training augmentation repeats the border.
-SHIFTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "plain": lambda pixels: pixels,
-    "near": _affine(scale=1.35),
-    "far": _affine(scale=0.75),
-    "left": _affine(x=-0.15),
-    "right": _affine(x=0.15),
-    "up": _affine(y=-0.15),
-    "down": _affine(y=0.15),
-    "turned left": _affine(-15.0),
-    "turned right": _affine(15.0),
-    "wide": _stretched(1.0, 1.3),
-    "narrow": _stretched(1.0, 1 / 1.3),
-    "dark": lambda pixels: transforms.adjust_gamma(pixels, 1.7),
-    "bright": lambda pixels: transforms.adjust_gamma(pixels, 0.6),
-    "flat": lambda pixels: transforms.adjust_contrast(pixels, 0.5),
-    "harsh": lambda pixels: transforms.adjust_contrast(pixels, 1.8),
-    "blurred": lambda pixels: transforms.gaussian_blur(pixels, [5, 5], [1.2, 1.2]),
+# The same change for all images, as if from another hospital: its kind, and how far it goes.
+SHIFTS: dict[str, tuple] = {
+    "plain": (),
+    "near": ("moved", 0.0, 0.0, 0.0, 1.35),  # angle, right, down, scale
+    "far": ("moved", 0.0, 0.0, 0.0, 0.75),
+    "left": ("moved", 0.0, -0.15, 0.0, 1.0),
+    "right": ("moved", 0.0, 0.15, 0.0, 1.0),
+    "up": ("moved", 0.0, 0.0, -0.15, 1.0),
+    "down": ("moved", 0.0, 0.0, 0.15, 1.0),
+    "turned left": ("moved", -15.0, 0.0, 0.0, 1.0),
+    "turned right": ("moved", 15.0, 0.0, 0.0, 1.0),
+    "wide": ("stretched", 1.3),
+    "narrow": ("stretched", 1 / 1.3),
+    "dark": ("gamma", 1.7),
+    "bright": ("gamma", 0.6),
+    "flat": ("contrast", 0.5),
+    "harsh": ("contrast", 1.8),
+    "blurred": ("blurred", 5, 1.2),
 }
+
+
+def shifted(pixels: torch.Tensor, name: str) -> torch.Tensor:
+    """Images (N, 1, H, H) in uint8 under one of ``SHIFTS``; what comes in from outside the picture
+    is black, while the training augmentation repeats the border."""
+    side = pixels.shape[-1]
+    match SHIFTS[name]:
+        case ("moved", angle, right, down, scale):
+            bilinear = transforms.InterpolationMode.BILINEAR
+            shift = [right * side, down * side]
+            return transforms.affine(pixels, angle, shift, scale, [0.0, 0.0], bilinear)
+        case ("stretched", width):
+            larger = transforms.resize(pixels, [side, round(width * side)])
+            return transforms.center_crop(larger, [side, side])
+        case ("gamma", value):
+            return transforms.adjust_gamma(pixels, value)
+        case ("contrast", value):
+            return transforms.adjust_contrast(pixels, value)
+        case ("blurred", window, sigma):
+            return transforms.gaussian_blur(pixels, [window, window], [sigma, sigma])
+    return pixels
 
 
 def judge(model: ChestCNN, validation: RadiographTensors, arm: Arm) -> dict[str, Any]:
     """What ``criterion_of`` says of a network, from its answers to all ``SHIFTS``, and these."""
-    answers = {
-        name: predict(
-            model, RadiographTensors(shift(validation.images), validation.labels), arm.normalize
-        )
-        for name, shift in SHIFTS.items()
-    }
+    answers = {}
+    for name in SHIFTS:
+        copies = RadiographTensors(shifted(validation.images, name), validation.labels)
+        answers[name] = predict(model, copies, arm.normalize)
     found = criterion_of(validation.labels.numpy(), answers)
     return found | {"shifted_log_odds": {name: own.tolist() for name, own in answers.items()}}
 
@@ -119,6 +118,9 @@ def criterion_of(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str
         "worst_auroc": each[worst]["auroc"],
         "worst_shift": worst,
     }
+
+
+JUDGE: dict[str, Any] = {"judge": judge, "judged_by": SHIFTS}  # of every unit of a recipe
 
 
 def ranking(units: list[Unit]) -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ def search(
         longer = {n: dataclasses.replace(recipes[n], num_steps=steps) for n in names[:keep]}
         own = [
             experiment.run_unit(
-                name, arm, seed, folder=f"tuning/{name}_{steps}", judge=judge, read_test=False
+                name, arm, seed, folder=f"tuning/{name}_{steps}", read_test=False, **JUDGE
             )
             for name, arm in longer.items()
             for seed in range(seeds)
@@ -169,8 +171,7 @@ def final_unit(experiment: Experiment, arm: Arm, seed: int) -> Unit:
 
     What is finished is never read again, with or without ``--resume``.
     """
-    experiment.resume = True
-    return experiment.run_unit("recipe", arm, seed, folder="tuning/final", judge=judge)
+    return experiment.run_unit("recipe", arm, seed, folder="tuning/final", resume=True, **JUDGE)
 
 
 def summarize_final(units: list[Unit]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -234,27 +235,12 @@ def final_exhibits(found: dict[str, Any]) -> dict[str, Exhibit]:
     return {"said": found["verdict"], "final": table}
 
 
-def printed(rows: list[dict[str, Any]]) -> str:
-    """The ranking as 13 prints it."""
-    return "\n".join(
-        f"  {_named(row):>35}, {len(row['seeds'])} seeds: {plus_minus(row['criterion'])}, plain "
-        f"AUROC {row['plain_auroc']['mean']:.4f}, hardest shift {row['worst_auroc']['mean']:.4f}"
+def ranking_table(rows: list[dict[str, Any]]) -> Table:
+    """The ranking, longer trainings above."""
+    cells = [
+        [row["name"], row["arm"]["num_steps"], len(row["seeds"])]
+        + [plus_minus(row[score]) for score in SCORES]
         for row in rows
-    )
-
-
-def search_exhibits(rows: list[dict[str, Any]]) -> dict[str, Exhibit]:
-    """The ranking as a table, longer trainings above."""
-    table = Table(
-        ["recipe", "seeds", *SCORES.values()],
-        [
-            [_named(row), len(row["seeds"]), *(plus_minus(row[score]) for score in SCORES)]
-            for row in rows
-        ],
-        "Validation images alone; mean and, over seeds, standard deviation.",
-    )
-    return {"ranking": table}
-
-
-def _named(row: dict[str, Any]) -> str:
-    return f"{row['name']}, {row['arm']['num_steps']:,} steps"
+    ]
+    caption = "Validation images alone; mean and, over seeds, standard deviation."
+    return Table(["recipe", "steps", "seeds", *SCORES.values()], cells, caption)
