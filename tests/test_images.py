@@ -208,3 +208,35 @@ def test_a_header_that_claims_gigapixels_is_refused(
     """60000 x 60000 pixels in a hundred bytes never reach the memory."""
     with pytest.raises((ValueError, Image.DecompressionBombError)):
         images.check_size(Image.open(io.BytesIO(png_claiming(60_000, 60_000))))
+
+
+def test_a_large_jpeg_is_decoded_small_and_hardly_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no less than twice the wanted size, and upright; the greys stay within a few levels."""
+    x, y = np.meshgrid(np.linspace(0, 9, 400), np.linspace(0, 5, 300))
+    picture = Image.fromarray(((np.sin(x) * np.cos(y) + 1) * 127).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    seen = []
+    shrink = images.resize
+    monkeypatch.setattr(images, "resize", lambda t, n: seen.append(t.shape[1:]) or shrink(t, n))
+    for mode, turned in (("L", {}), ("RGB", {}), ("L", {"exif": exif})):
+        file = io.BytesIO()
+        picture.convert(mode).save(file, "JPEG", quality=95, **turned)
+        small = images.decode(Image.open(file), 64)
+        whole = Image.open(file)
+        whole.load()
+        full = images.decode(whole, 64)
+        assert (small.int() - full.int()).abs().max() <= 4
+    assert seen == [(150, 200), (300, 400)] * 2 + [(200, 150), (400, 300)]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_below_four_times_the_size_keeps_every_pixel(mode: str) -> None:
+    """The common copy of 224 pixels at 64 or 128: as if all of it were decoded."""
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, "JPEG")
+    whole = Image.open(file)
+    whole.load()
+    for size in (64, 128):
+        assert torch.equal(images.decode(Image.open(file), size), images.decode(whole, size))

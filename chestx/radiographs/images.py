@@ -7,7 +7,7 @@ a classifier tells them apart.
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as transforms
-from PIL import Image
+from PIL import Image, ImageOps
 
 MIN_SIDE = 8  # pixels; below this nothing of a chest is left
 MAX_PIXELS = 50_000_000  # a header may claim any size; the largest real file has 6 million
@@ -59,8 +59,14 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def decode(image: Image.Image, size: int) -> torch.Tensor:
-    """A decoded image file to uint8 (1, size, size), squashed to a square as in the deck."""
-    return resize(transforms.pil_to_tensor(to_grayscale(image)), size)
+    """An opened image file to uint8 (1, size, size), upright, squashed to a square as in the deck.
+
+    A JPEG whose sides are four times ``size`` or more is decoded at a half, a quarter or an eighth
+    of its size, at no less than twice ``size``: half the time for native files at 64 px.
+    """
+    if min(image.size) >= 4 * size:
+        image.draft("L", (2 * size, 2 * size))  # nothing for other formats, and for pixels read
+    return resize(transforms.pil_to_tensor(to_grayscale(ImageOps.exif_transpose(image))), size)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

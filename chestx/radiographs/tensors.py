@@ -1,7 +1,11 @@
 """Images in memory: a split is decoded once, into uint8 tensors and into a cache on disk."""
 
+import io
+from concurrent.futures import ThreadPoolExecutor
+
 import datasets
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
@@ -60,7 +64,20 @@ def to_tensors(split: datasets.Dataset, image_size: int) -> RadiographTensors:
                 return RadiographTensors(load_file(cached)["images"], labels)
             except SafetensorError as error:
                 print(f"{cached} is damaged ({error}); decoding again")
-        bar = tqdm(split["image"], f"decode to {image_size} px", disable=None)
-        pixels = torch.stack([images.decode(image, image_size) for image in bar])
+        pixels = decoded(split, image_size)
         files.write_bytes(cached, save({"images": pixels}))
     return RadiographTensors(pixels, labels)
+
+
+def decoded(split: datasets.Dataset, image_size: int) -> torch.Tensor:
+    """The images of a split, (N, 1, image_size, image_size) uint8, read by several threads."""
+
+    def read(stored: dict) -> torch.Tensor:
+        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]) as file:
+            return images.decode(file, image_size)
+
+    rows = split.cast_column("image", datasets.Image(decode=False))["image"]
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+        done = pool.map(read, rows)
+        bar = tqdm(done, f"decode to {image_size} px", len(rows), disable=None)
+        return torch.stack(list(bar))
