@@ -379,3 +379,12 @@ def test_a_ddpm_without_classes_loads_in_the_stock_pipeline(tmp_path):
     theirs = stock(2, generator(), num_inference_steps=20, output_type="np").images[..., 0]
     mine = ours.sample(2, num_inference_steps=20, generator=generator())
     assert torch.allclose((mine[:, 0] + 1) / 2, torch.from_numpy(theirs), atol=1e-4)
+
+
+def test_classifier_pools_before_its_relu_what_the_slide_pools_after():
+    """The order on the slide, convolution, ReLU, max-pool, gives the same numbers bit for bit."""
+    torch.manual_seed(0)
+    model, images = ChestCNN(16), torch.rand(4, 1, 16, 16) * 2 - 1
+    x = model.pool(model.relu(model.conv1(images)))
+    x = model.pool(model.relu(model.conv2(x)))
+    assert torch.equal(model.features(images), model.relu(model.fc1(x.flatten(1))))
