@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
 from diffusers.training_utils import EMAModel
 
 from chestx.classifier.cnn import ChestCNN, classifier_loss
@@ -332,3 +334,50 @@ def test_a_damaged_checkpoint_takes_no_place_of_a_sound_one(tmp_path):
     train(build(), classifier_loss, data(), rare, tmp_path, resume=True)
     names = [path.name[:13] for path in checkpoint.list_checkpoints(folder)]
     assert names == ["step_00000003", "step_00000006"]
+
+
+def test_losses_go_to_the_tracker_that_is_asked_for(tmp_path, monkeypatch):
+    """Once an epoch, by the number of the step; nothing about it decides a result."""
+    logged = []
+
+    class Tracker(tracking.GeneralTracker):
+        name, requires_logging_directory, tracker = "tensorboard", True, None
+
+        def __init__(self, run_name, logging_dir, **kwargs):
+            super().__init__()
+            assert logging_dir == tmp_path / "run"
+
+        def log(self, values, step, **kwargs):
+            logged.append((step, values))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Tracker)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    config = TrainingConfig(num_epochs=2, batch_size=8, log_with="tensorboard")
+    history = train(
+        build(), classifier_loss, data(), config, tmp_path / "run", validation_data=data(6, 1)
+    )
+    assert [step for step, _ in logged] == [3, 6]
+    assert logged[1][1]["train/loss"] == history[1]["train"]["loss"]
+    assert logged[1][1]["validation/accuracy"] == history[1]["validation"]["accuracy"]
+    assert config.shared() == TrainingConfig(num_epochs=2, batch_size=8).shared()
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        train(build(), classifier_loss, data(), TrainingConfig(log_with="tensorboard"), tmp_path)
+
+
+def test_the_fused_optimizer_makes_the_plain_ones_steps(tmp_path):
+    """Also where weights lie in channels_last: the same model as torch's own loop over tensors."""
+    ours, plain = build(), build()
+    train(ours, classifier_loss, data(), TrainingConfig(num_epochs=3, weight_decay=0.01), tmp_path)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, foreach=False)
+    for epoch in range(3):
+        loss, _ = classifier_loss(plain, data()[epoch_order(20, 0, epoch)])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    for a, b in zip(ours.parameters(), plain.parameters()):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

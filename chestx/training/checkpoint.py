@@ -98,7 +98,7 @@ def to_resume(folder: Path, config: TrainingConfig, identity: str) -> Path | Non
     differ = [
         f"{name}: {theirs.get(name)} there, {value} now"
         for name, value in mine.items()
-        if name != "save_every_seconds" and theirs.get(name) != value
+        if theirs.get(name) != value
     ]
     if differ and saved["progress"]["finished"]:
         print(f"{folder}: replacing a finished run of other settings ({'; '.join(differ)})")

@@ -74,6 +74,28 @@ def load_batch(data: RadiographTensors, indices: Sequence[int], device: torch.de
     return {name: tensor.to(device) for name, tensor in data[list(indices)].items()}
 
 
+def accelerator_for(config: TrainingConfig, output_dir: Path) -> Accelerator:
+    """A new accelerator, whose tracker (if ``config.log_with`` names one) writes to ``output_dir``.
+
+    One process may train with bf16 first, then without.
+    """
+    AcceleratorState._reset_state()
+    processes()  # joined before the Accelerator is made, which would not do so on CPUs
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=config.log_with or None,
+        project_dir=output_dir,
+    )
+    accelerator.init_trackers("tracked")
+    return accelerator
+
+
+def curves(row: dict[str, Any]) -> dict[str, float]:
+    """A row of the history as trackers want it: ``{"train/loss": 0.1, "validation/loss": ...}``."""
+    parts = [(part, row.get(part, {})) for part in ("train", "validation")]
+    return {f"{part}/{name}": value for part, own in parts for name, value in own.items()}
+
+
 @torch.no_grad()
 def validate(
     model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, config: TrainingConfig
@@ -135,16 +157,15 @@ def train(
 
     with guards.noted_signals() as signals, guards.memory_named(config.batch_size):
         # The objects, in the order in which diffusers' own scripts make them.
-        AcceleratorState._reset_state()  # one process may train with bf16 first, then without
-        processes()  # joined before the Accelerator is made, which would not do so on CPUs
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        accelerator = accelerator_for(config, Path(output_dir))
         main, device = accelerator.is_main_process, accelerator.device
         rank, world = accelerator.process_index, accelerator.num_processes
         raw_model = model.to(memory_format=torch.channels_last).train()
         steps_per_epoch = math.ceil(len(train_data) / config.batch_size)
         num_steps = config.max_steps or config.num_epochs * steps_per_epoch
+        parameters = list(raw_model.parameters())
         optimizer = torch.optim.AdamW(
-            raw_model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         lr_scheduler = get_scheduler(
             config.lr_scheduler,
@@ -153,7 +174,6 @@ def train(
             num_training_steps=num_steps,
         )
         model, optimizer = accelerator.prepare(raw_model, optimizer)
-        parameters = list(raw_model.parameters())
         ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
         parts = {"model": raw_model, "optimizer": optimizer, "lr": lr_scheduler, "ema": ema}
         parts |= {"scaler": accelerator.scaler}
@@ -248,6 +268,7 @@ def train(
                 if ema:
                     ema.restore(parameters)
                 progress.history.append(row)
+                accelerator.log(curves(row), step=step + 1)
                 progress.seconds = time.monotonic() - started
                 progress.finished = step + 1 == num_steps or 0 < config.patience <= progress.worse
                 if main:

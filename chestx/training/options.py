@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from accelerate.tracking import get_available_trackers
+
 from chestx.config import option, processes
 
 
@@ -11,8 +13,8 @@ from chestx.config import option, processes
 class TrainingConfig:
     """How to train, the same for every model; a script's ``Config`` inherits these as flags.
 
-    The last three are repeated from ``CommonConfig``, whose defaults win in a script: so that
-    ``TrainingConfig()`` stands alone.
+    Three of the last four are repeated from ``CommonConfig``, whose defaults win in a script: so
+    that ``TrainingConfig()`` stands alone.
     """
 
     num_epochs: int = option(10, "passes over the training images")
@@ -31,6 +33,9 @@ class TrainingConfig:
     save_every_seconds: float = option(
         300.0, "at most so much work is lost in a crash", decides=False
     )
+    log_with: str = option(
+        "", "'tensorboard', or another tracker of accelerate that is installed", decides=False
+    )
 
     def check(self, train_data: Any, validation_data: Any) -> None:
         """Raise ValueError for settings or data that cannot work, with the mend."""
@@ -47,10 +52,16 @@ class TrainingConfig:
             raise ValueError("validation_data is empty; give it at least one image, or None")
         if self.patience and validation_data is None:
             raise ValueError(f"patience={self.patience} needs validation_data; or take 0")
+        if self.log_with and self.log_with not in map(str, get_available_trackers()):
+            raise ImportError(
+                f"log_with={self.log_with!r} is not installed, or accelerate does not know it; "
+                f"pip install tensorboard for --log-with tensorboard, or leave the flag out"
+            )
 
     def shared(self) -> dict[str, Any]:
         """The fields of this class alone, which a resumed run must share, as JSON has them."""
-        names = [field.name for field in dataclasses.fields(TrainingConfig)]
+        fields = dataclasses.fields(TrainingConfig)
+        names = [field.name for field in fields if field.metadata["decides"]]
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
 
