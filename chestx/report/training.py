@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import save_image
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for, processes
@@ -39,9 +39,8 @@ def save_samples(out: Step, sample: Sample, label: int, epoch: int) -> None:
     images = sample(torch.full((8,), label), generators)  # (8, 1, H, W) in [-1, 1]
     path = sample_path(out, epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), pad_value=1)
     beside = path.with_name(f".{path.name}")  # the other processes may be reading
-    save_image(grid, beside)
+    save_image(images.float().cpu(), beside, pad_value=1, normalize=True, value_range=(-1, 1))
     beside.replace(path)
 
 
