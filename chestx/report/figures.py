@@ -78,29 +78,23 @@ def shared(radiographs: Radiographs, column: str) -> int:
 def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit]:
     """The numbers of the data: what is missing for a balance, patients, what splits share."""
     about, names = radiographs.describe(), radiographs.class_names
-    missing = {
-        loaded.protocol: missing_images(loaded["train"]["label"])[1]
-        for loaded in (official, radiographs)
-    }
-    lacks = [f"{name} protocol {count:,}" for name, count in missing.items()]
-    sentences = [f"{smaller_class(about['counts']['train'])} images missing for a balance: "]
-    sentences[0] += ", ".join(lacks) + "."
+    lacks = ", ".join(
+        f"{loaded.protocol} protocol {missing_images(loaded['train']['label'])[1]:,}"
+        for loaded in {own.protocol: own for own in (official, radiographs)}.values()
+    )
+    proxy = "A NORMAL patient is known by a number in the file name alone, which is a proxy."
+    if unnamed := about["without_patient"]:
+        proxy = f"{unnamed:,} file names tell no patient; these images are grouped by content."
+    sentences = [
+        f"{smaller_class(about['counts']['train'])} images missing for a balance: {lacks}.",
+        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
+        "files lie in two splits.",
+        proxy,
+    ]
     if about["official_folders"] == list(FOLDERS):
         folder = official.describe()["counts"]["train"]
         whole = ", ".join(f"{count:,} {name}" for name, count in folder.items())
-        sentences.append(f"The official train folder: {whole}.")
-    sentences.append(
-        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
-        "files lie in two splits."
-    )
-    if unnamed := about["without_patient"]:
-        sentences.append(
-            f"{unnamed:,} file names tell no patient; these images are grouped by content."
-        )
-    else:
-        sentences.append(
-            "A NORMAL patient is known by a number in the file name alone, which is a proxy."
-        )
+        sentences.insert(1, f"The official train folder: {whole}.")
     if "test" not in about["official_folders"]:
         sentences.append("The test split is no official one, but a fifth of the images, set aside.")
     if "reference" in radiographs:
