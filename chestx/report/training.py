@@ -10,7 +10,6 @@ from datasets import Dataset
 from PIL import Image
 from torchvision.utils import save_image
 
-from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for, processes
 from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
 from chestx.generators.cvae import ConditionalVAE
@@ -196,16 +195,4 @@ def ssim(out: Step, split: Dataset, label: int) -> Picture:
     return Picture(
         titled_images({"": row}, out.about, "One error, four distortions"),
         "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1].",
-    )
-
-
-def one_run(model: ChestCNN, name: str, unit: dict[str, Any]) -> str:
-    """What to say of a classifier that was trained once: ``unit`` is that of ``run_unit``."""
-    parameters, first = count_parameters(model), count_parameters(model.fc1)
-    test = unit["test"]
-    return (
-        f"{parameters:,} parameters, {first / parameters:.1%} of them in the first linear layer. "
-        f"Trained once, arm {name}, seed {unit['seed']}, {unit['steps']:,} steps: accuracy "
-        f"{test['accuracy']:.4f}, AUROC {test['auroc']:.4f} on test. One run says little; see the "
-        f"spread over seeds below."
     )
