@@ -6,19 +6,26 @@ Reads what its training (02, 03, 04) and its evaluation (07) left in the folder.
 of which more images look like copies of training images than chance explains.
 """
 
+import dataclasses
+import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from PIL import Image
 from scipy.stats import hypergeom
 
 from chestx import files
 from chestx.config import generator_for
-from chestx.generators.pipeline import load_pipeline
-from chestx.generators.registry import GENERATORS
-from chestx.generators.trained import pipeline_sampler
+from chestx.exhibits import image_rows
+from chestx.generators.pipeline import RadiographPipeline, load_pipeline
+from chestx.generators.registry import ARM_GENERATORS, GENERATORS, title
+from chestx.generators.trained import model_card, pipeline_sampler
 from chestx.radiographs import images
+from chestx.report.training import kept_epoch
 
 TARGET = Path(__file__).parents[1] / "examples" / "pretrained"
 
@@ -50,10 +57,31 @@ def ship(root: Path, name: str) -> Path:
         model = load_pipeline(root / name / "model")
         model.unet.half()
     model.save_pretrained(target, safe_serialization=True)
+    (target / "README.md").write_text(card(name, model, trained))
     files.write_json(target / "about.json", trained["data"] | {"config": trained["config"]})
     row = images.to_uint8(draw(target, name)).permute(1, 2, 0, 3).flatten(2)[0]  # (H, 8 W)
     Image.fromarray(row.numpy()).save(target / "samples.png")
     return target
+
+
+def card(name: str, model: ModelMixin | RadiographPipeline, trained: dict[str, Any]) -> str:
+    """The card that training writes, with what 07 found of copies among its metrics."""
+    spec = importlib.util.spec_from_file_location("trained", script_of(name))
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    fields = {field.name for field in dataclasses.fields(example.Config)}
+    known = {key: value for key, value in trained["config"].items() if key in fields}
+    config = example.Config(**known)
+    out = SimpleNamespace(about=trained["data"], config=config)
+    text = model_card(model, out, kept_epoch(out, trained["history"]))
+    found = f"Against images that it never saw, {trained['memorisation']}."
+    how = "Stored in half precision; `samples.png` is drawn from the stored weights."
+    return text.replace("## Limits", f"{found} {how}\n\n## Limits")
+
+
+def script_of(name: str) -> Path:
+    """The example that trains a generator."""
+    return TARGET.parent / GENERATORS[name].script.split()[0]
 
 
 def draw(target: Path, name: str) -> torch.Tensor:
@@ -65,6 +93,16 @@ def draw(target: Path, name: str) -> torch.Tensor:
     return pipeline_sampler(load_pipeline(target), "sde-dpmsolver++", 10)(torch.zeros(8), noise)
 
 
+def front_picture(image_size: int) -> None:
+    """The README's first picture: a row of each shipped generator of that size."""
+    folders = {name: TARGET / f"{name}_{image_size}" for name in ARM_GENERATORS}
+    rows = {title(name): draw(path, name) for name, path in folders.items() if path.exists()}
+    about = files.read_json(next(path for path in folders.values() if path.exists()) / "about.json")
+    figure = image_rows(rows, about, "Synthetic radiographs: none of these chests exists")
+    figure.savefig(TARGET.parent / "figures" / "synthetic.png", dpi=110, bbox_inches="tight")
+
+
 if __name__ == "__main__":
     for generator in sys.argv[2:] or sys.exit(__doc__):
-        print(ship(Path(sys.argv[1]), generator))
+        print(shipped := ship(Path(sys.argv[1]), generator))
+    front_picture(int(shipped.name.rsplit("_", 1)[1]))

@@ -4,11 +4,9 @@
     python examples/05_swap_schedulers.py --pretrained examples/pretrained/ddpm_mended_64
 
 First the Gaussian twin of the training images, whose exact denoiser needs no network: every
-sampler, what it keeps of the twin's spread and what `check_schedule` finds. The closest ones then
-sample the trained DDPM: KID with its interval, beside real against real, and seconds per image. The
-choice is made on the validation split. Expect a minute with `--preset quick` and ten minutes
-with `--preset laptop`; on the real images 10 steps of `sde-dpmsolver++`. With `--pretrained`
-nothing has to be trained: every sampler paints, the eye judges.
+sampler, and what it keeps of the twin's spread. The closest ones then sample the trained DDPM: KID
+with its interval, beside real against real, and seconds; the choice is made on validation. Expect a
+minute with `--preset quick`, ten with `laptop`. With `--pretrained` all samplers paint for the eye.
 """
 
 import dataclasses
@@ -38,16 +36,11 @@ class Config(CommonConfig):
     num_candidates: int = option(3, "samplers that the twin picks", laptop=4, slides=4)
     num_images: int = option(48, "images per sampler and number of steps", laptop=128, slides=512)
     batch_size: int = option(32, "images at a time", slides=256)
-
-    @property
-    def folder(self) -> str:
-        return f"samplers/{Path(self.pretrained).name if self.pretrained else self.generator}"
+    folder = property(lambda self: f"samplers/{Path(self.pretrained).name or self.generator}")
 
     def inputs(self, data: Radiographs) -> dict[str, Any]:
-        if self.pretrained:
-            return {}
-        root = Path(self.output_dir)
-        return {self.generator: checked_weights(self.generator, root, data, self.image_size)}
+        name, root = self.generator, Path(self.output_dir)
+        return {} if self.pretrained else {name: checked_weights(name, root, data, self.image_size)}
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:

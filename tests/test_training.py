@@ -357,8 +357,8 @@ def test_losses_go_to_the_tracker_that_is_asked_for(tmp_path, monkeypatch):
         build(), classifier_loss, data(), config, tmp_path / "run", validation_data=data(6, 1)
     )
     assert [step for step, _ in logged] == [3, 6]
-    assert logged[1][1]["train/loss"] == history[1]["train"]["loss"]
-    assert logged[1][1]["validation/accuracy"] == history[1]["validation"]["accuracy"]
+    assert logged[1][1]["train"]["loss"] == history[1]["train"]["loss"]
+    assert logged[1][1]["validation"]["accuracy"] == history[1]["validation"]["accuracy"]
     assert config.shared() == TrainingConfig(num_epochs=2, batch_size=8).shared()
 
 

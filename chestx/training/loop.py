@@ -90,12 +90,6 @@ def accelerator_for(config: TrainingConfig, output_dir: Path) -> Accelerator:
     return accelerator
 
 
-def curves(row: dict[str, Any]) -> dict[str, float]:
-    """A row of the history as trackers want it: ``{"train/loss": 0.1, "validation/loss": ...}``."""
-    parts = [(part, row.get(part, {})) for part in ("train", "validation")]
-    return {f"{part}/{name}": value for part, own in parts for name, value in own.items()}
-
-
 @torch.no_grad()
 def validate(
     model: torch.nn.Module, loss_fn: LossFn, data: RadiographTensors, config: TrainingConfig
@@ -268,7 +262,8 @@ def train(
                 if ema:
                     ema.restore(parameters)
                 progress.history.append(row)
-                accelerator.log(curves(row), step=step + 1)
+                losses = {part: row[part] for part in ("train", "validation") if part in row}
+                accelerator.log(losses, step=step + 1)
                 progress.seconds = time.monotonic() - started
                 progress.finished = step + 1 == num_steps or 0 < config.patience <= progress.worse
                 if main:
