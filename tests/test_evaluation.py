@@ -90,5 +90,3 @@ def test_sets_without_a_name_or_colour_of_their_own_are_shown_in_words():
     sets = dict.fromkeys(("ddpm_mended", "twin_PNEUMONIA"), images)
     rows = figures.synthetic_sets(sets, {}, 3, data)["spread"].rows
     assert [row[0] for row in rows] == ["DDPM mended", "twin PNEUMONIA"]
-    assert figures.class_colour("clear", 0) == figures.CLASS_COLOURS["NORMAL"]
-    assert figures.class_colour("NORMAL", 1) == figures.CLASS_COLOURS["NORMAL"]

@@ -8,20 +8,12 @@ import numpy as np
 from chestx.exhibits import image_rows, plain, start_figure, titled_images
 from chestx.generators.registry import title
 from chestx.radiographs import images as pixels
-from chestx.radiographs.sources import CLASS_NAMES, FOLDERS
+from chestx.radiographs.sources import FOLDERS
 from chestx.radiographs.splits import Radiographs, missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
 from chestx.step import Exhibit, Picture, Table
 
-CLASS_COLOURS = {"NORMAL": "#4c9f70", "PNEUMONIA": "#8e5ea2"}
-
-
-def class_colour(name: str, label: int) -> str:
-    """The colour of a class: by its name, else as that of Kaggle's class with the same label."""
-    return CLASS_COLOURS[name if name in CLASS_COLOURS else CLASS_NAMES[label]]
-
-
-# ------------------------------------------------------------------------------------ the data
+CLASS_COLOURS = ("#4c9f70", "#8e5ea2")  # by label
 
 
 def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
@@ -30,9 +22,8 @@ def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
     axes, splits = figure.subplots(), list(data["counts"])
     counts = np.array([list(of_class.values()) for of_class in data["counts"].values()])
     places, shares = np.arange(len(splits)), counts / counts.sum(1, keepdims=True)
-    for label, name in enumerate(data["counts"][splits[0]]):
-        colours = class_colour(name, label)
-        bars = axes.bar(places + 0.4 * label, counts[:, label], 0.38, label=name, color=colours)
+    for label, (name, colour) in enumerate(zip(data["counts"][splits[0]], CLASS_COLOURS)):
+        bars = axes.bar(places + 0.4 * label, counts[:, label], 0.38, label=name, color=colour)
         texts = [f"{n:,}\n{share:.0%}" for n, share in zip(counts[:, label], shares[:, label])]
         axes.bar_label(bars, texts, fontsize=8)
     axes.set_xticks(places + 0.2, splits)
@@ -107,9 +98,6 @@ def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit
     header = ["split", *(f"{name} {what}" for what in ("images", "patients") for name in names)]
     caption = f"Images and patients per split, {radiographs.protocol} protocol."
     return {"splits": " ".join(sentences), "split_counts": Table(header, rows, caption)}
-
-
-# ---------------------------------------------------------------------------- the synthetic sets
 
 
 def synthetic_sets(
