@@ -78,9 +78,9 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         split: sign * predict(model, experiment.real(split))[chests.places]
         for split, chests in found.items()
     }
-    result, exhibits = cf.judged(found, scores | cf.grey_scores(found), by_timestep, names)
+    result, exhibits = cf.judged(found, scores | cf.grey_scores(found))
     print(f"{data.kind} data: {result['verdict']}")
-    exhibits["15_twins"] = cf.twins_picture(own, twins, best, names, out.about)
+    exhibits["15_twins"] = cf.twins_picture(own, twins, by_timestep, names, out.about)
     return out.save(exhibits, timestep=best, by_timestep=by_timestep, **result)
 
 

@@ -393,7 +393,9 @@ def test_classifier_of_one_arm(whole, tmp_path, capsys):
     result = run(module, copy, arm="ddpm_mended", seed=5)
     assert result["num_added"] > 0
     assert result["exhibits"]["08_cnn"]["file"] == "08_cnn.png"
-    assert "in the first linear layer" in result["exhibits"]["one_run"]["text"]
+    shown = result["exhibits"]["one_run"]["text"]
+    assert f"auroc: {result['test']['auroc']:.4f}" in shown
+    assert "One run says little" in shown
     unit = read_json(copy / "comparison/fair/ddpm_mended/seed_5/result.json")
     assert len(unit["log_odds"]["test"]) == sum(result["data"]["counts"]["test"].values())
     assert "phantom data" in capsys.readouterr().out

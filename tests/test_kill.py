@@ -84,7 +84,7 @@ def exit_code(pid: int, seconds: float = 600) -> int | None:
 def saved_step(folder: Path) -> int:
     """The step of the newest checkpoint, which must be whole; 0 if there is none."""
     paths = checkpoint.list_checkpoints(folder / "checkpoints")
-    return checkpoint.load_checkpoint(paths[-1])[1]["step"] if paths else 0
+    return checkpoint.read(paths[-1])["progress"]["step"] if paths else 0
 
 
 def begun(folder: Path) -> int:

@@ -184,28 +184,22 @@ def test_cnn_and_vae_diagrams_follow_the_widths(width):
 
 def test_cnn_diagram_shows_both_pools_and_every_parameter():
     said = texts(diagrams.cnn_diagram(ChestCNN(64), DATA))
-    assert said.count("MaxPool2d 2 x 2") == 2
+    assert sum(text.startswith("MaxPool2d 2 x 2") for text in said) == 2
     assert "32 x 16 x 16" in said
     assert any("1,048,704" in text for text in said)
 
 
 @pytest.mark.parametrize(
-    ("model", "run"),
+    ("model", "inputs"),
     [
-        (ChestCNN(32), lambda m: m(torch.zeros(1, 1, 32, 32))),
-        (
-            ConditionalVAE(32, 4, 2, (8, 16)),
-            lambda m: m(torch.zeros(1, 1, 32, 32), torch.zeros(1, dtype=int)),
-        ),
-        (build_unet(16, (32, 32)), lambda m: m(torch.zeros(1, 1, 16, 16), torch.tensor(0))),
-        (
-            build_unet(16, (32, 40), num_classes=2),
-            lambda m: m(torch.zeros(1, 1, 16, 16), torch.tensor(0), torch.zeros(1, dtype=int)),
-        ),
+        (ChestCNN(32), ()),
+        (ConditionalVAE(32, 4, 2, (8, 16)), (torch.zeros(1, dtype=int),)),
+        (build_unet(32, (32, 32)), (torch.tensor(0),)),
+        (build_unet(32, (32, 40), num_classes=2), (torch.tensor(0), torch.zeros(1, dtype=int))),
     ],
 )
-def test_blocks_hold_every_parameter_of_a_layer_once(model, run):
-    blocks = diagrams.trace(model, lambda: run(model))
+def test_blocks_hold_every_parameter_of_a_layer_once(model, inputs):
+    blocks = diagrams.trace(model, torch.zeros(1, 1, 32, 32), *inputs)
     loose = 0
     if isinstance(model, ConditionalVAE):
         loose = model.log_sigma.numel()  # a scalar that no layer holds

@@ -217,8 +217,8 @@ def test_ema_is_the_average_that_its_decay_says(tmp_path):
         TrainingConfig(num_epochs=3, batch_size=8, ema_decay=0.999),
         tmp_path,
     )
-    weights = checkpoint.load_checkpoint(checkpoint.list_checkpoints(tmp_path / "checkpoints")[-1])
-    after = [*seen[1:], weights[0]["model"]["fc2.bias"]]
+    stored = checkpoint.read(checkpoint.list_checkpoints(tmp_path / "checkpoints")[-1])
+    after = [*seen[1:], stored["state"]["model"]["fc2.bias"]]
     average = seen[0]
     for step, value in enumerate(after):
         decay = 0 if step == 0 else min(0.999, (1 + step) / (10 + step))

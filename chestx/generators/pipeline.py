@@ -271,8 +271,7 @@ def reverse_strip(
     labels = class_labels if takes_class_labels(pipeline.unet) else None
     generators = [generator_for(seed, index) for index in range(len(class_labels))]
 
-    def keep(index: int, timestep: int, images: torch.Tensor) -> None:
-        seen.append(images)
-
-    final = pipeline.sample(len(class_labels), labels, None, generators, on_step=keep)
+    final = pipeline.sample(
+        len(class_labels), labels, None, generators, on_step=lambda i, t, x: seen.append(x)
+    )
     return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()

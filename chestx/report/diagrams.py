@@ -6,7 +6,7 @@ a diagram stays right when a width changes.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,16 +46,13 @@ class Block:
         return f"{shape}   {self.parameters:,} parameters" if self.parameters else shape
 
 
-# ------------------------------------------------------------------- the blocks of a live module
-
-
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, trainable or not."""
     return sum(p.numel() for p in module.parameters())
 
 
-def trace(model: nn.Module, run: Callable[[], Any]) -> list[Block]:
-    """The blocks of ``model`` in the order in which ``run()`` reaches them.
+def trace(model: nn.Module, *inputs: Any) -> list[Block]:
+    """The blocks of ``model`` in the order in which ``model(*inputs)`` reaches them.
 
     Their parameters add up to the model's, but for what belongs to no layer (a bare parameter).
     """
@@ -80,7 +77,7 @@ def trace(model: nn.Module, run: Callable[[], Any]) -> list[Block]:
     handles = attach("", model)
     try:
         with torch.no_grad():
-            run()
+            model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -101,9 +98,6 @@ def describe(module: nn.Module) -> str:
 def part(blocks: list[Block], *prefixes: str) -> list[Block]:
     """The blocks whose modules have such names."""
     return [block for block in blocks if block.name.startswith(prefixes)]
-
-
-# --------------------------------------------------------------------------------- one layout
 
 
 def draw(
@@ -155,16 +149,13 @@ def draw(
     return Picture(figure, caption)
 
 
-# ------------------------------------------------------------------------------- the five diagrams
-
-
 def cvae_diagram(model: ConditionalVAE, data: dict[str, Any], title: str) -> Picture:
     """Encoder, latent and decoder of either conditional VAE."""
     size, classes = model.config.image_size, model.config.num_classes
     latent = model.config.latent_dim
     images = torch.zeros(1, 1, size, size, device=model.device)
     labels = torch.zeros(1, dtype=torch.long, device=model.device)
-    blocks = trace(model, lambda: model(images, labels))
+    blocks = trace(model, images, labels)
     heads = sum(block.parameters for block in part(blocks, "to_"))
     columns = {
         "encoder q(z | x, y)": [
@@ -186,7 +177,7 @@ def residual_diagram(model: ConditionalVAE, data: dict[str, Any]) -> Picture:
     block = next(m for m in model.decoder.modules() if isinstance(m, ResidualBlock))
     shape = (block.body[0].num_channels, model.side, model.side)
     x = torch.zeros(1, *shape, device=model.device)
-    inside = trace(block.body, lambda: block(x))
+    inside = trace(block.body, x)
     boxes = [Block("x", shape), *inside, Block("x + f(x)", shape)]
     return draw(
         {"x + f(x)": boxes},
@@ -204,7 +195,7 @@ def unet_diagram(unet: UNet2DModel, data: dict[str, Any], title: str) -> Picture
     if unet.config.num_class_embeds is not None:
         labels = torch.zeros(1, dtype=torch.long, device=unet.device)
     images = torch.zeros(1, unet.config.in_channels, size, size, device=unet.device)
-    blocks = trace(unet, lambda: unet(images, torch.tensor(0), labels))
+    blocks = trace(unet, images, torch.tensor(0), labels)
     down = part(blocks, "conv_in", "down_blocks", "mid_block")
     up = part(blocks, "up_blocks", "conv_out")
     embeddings = part(blocks, "time_", "class_")
@@ -227,7 +218,7 @@ def cnn_diagram(model: ChestCNN, data: dict[str, Any]) -> Picture:
     """The classifier, in two columns: convolutions, then linear layers."""
     size = model.config.image_size
     images = torch.zeros(1, 1, size, size, device=model.device)
-    blocks = trace(model, lambda: model(images))
+    blocks = trace(model, images)
     linear = part(blocks, "fc")
     features = [Block("image", (1, size, size)), *(b for b in blocks if b not in linear)]
     columns = {"features": features, "classifier": linear}

@@ -8,20 +8,12 @@ import numpy as np
 from chestx.exhibits import image_rows, plain, start_figure, titled_images
 from chestx.generators.registry import title
 from chestx.radiographs import images as pixels
-from chestx.radiographs.sources import CLASS_NAMES, FOLDERS
+from chestx.radiographs.sources import FOLDERS
 from chestx.radiographs.splits import Radiographs, missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
 from chestx.step import Exhibit, Picture, Table
 
-CLASS_COLOURS = {"NORMAL": "#4c9f70", "PNEUMONIA": "#8e5ea2"}
-
-
-def class_colour(name: str, label: int) -> str:
-    """The colour of a class: by its name, else as that of Kaggle's class with the same label."""
-    return CLASS_COLOURS[name if name in CLASS_COLOURS else CLASS_NAMES[label]]
-
-
-# ------------------------------------------------------------------------------------ the data
+CLASS_COLOURS = ("#4c9f70", "#8e5ea2")  # by label
 
 
 def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
@@ -30,9 +22,8 @@ def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
     axes, splits = figure.subplots(), list(data["counts"])
     counts = np.array([list(of_class.values()) for of_class in data["counts"].values()])
     places, shares = np.arange(len(splits)), counts / counts.sum(1, keepdims=True)
-    for label, name in enumerate(data["counts"][splits[0]]):
-        colours = class_colour(name, label)
-        bars = axes.bar(places + 0.4 * label, counts[:, label], 0.38, label=name, color=colours)
+    for label, (name, colour) in enumerate(zip(data["counts"][splits[0]], CLASS_COLOURS)):
+        bars = axes.bar(places + 0.4 * label, counts[:, label], 0.38, label=name, color=colour)
         texts = [f"{n:,}\n{share:.0%}" for n, share in zip(counts[:, label], shares[:, label])]
         axes.bar_label(bars, texts, fontsize=8)
     axes.set_xticks(places + 0.2, splits)
@@ -78,29 +69,23 @@ def shared(radiographs: Radiographs, column: str) -> int:
 def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit]:
     """The numbers of the data: what is missing for a balance, patients, what splits share."""
     about, names = radiographs.describe(), radiographs.class_names
-    missing = {
-        loaded.protocol: missing_images(loaded["train"]["label"])[1]
-        for loaded in (official, radiographs)
-    }
-    lacks = [f"{name} protocol {count:,}" for name, count in missing.items()]
-    sentences = [f"{smaller_class(about['counts']['train'])} images missing for a balance: "]
-    sentences[0] += ", ".join(lacks) + "."
+    lacks = ", ".join(
+        f"{loaded.protocol} protocol {missing_images(loaded['train']['label'])[1]:,}"
+        for loaded in {own.protocol: own for own in (official, radiographs)}.values()
+    )
+    proxy = "A NORMAL patient is known by a number in the file name alone, which is a proxy."
+    if unnamed := about["without_patient"]:
+        proxy = f"{unnamed:,} file names tell no patient; these images are grouped by content."
+    sentences = [
+        f"{smaller_class(about['counts']['train'])} images missing for a balance: {lacks}.",
+        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
+        "files lie in two splits.",
+        proxy,
+    ]
     if about["official_folders"] == list(FOLDERS):
         folder = official.describe()["counts"]["train"]
         whole = ", ".join(f"{count:,} {name}" for name, count in folder.items())
-        sentences.append(f"The official train folder: {whole}.")
-    sentences.append(
-        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
-        "files lie in two splits."
-    )
-    if unnamed := about["without_patient"]:
-        sentences.append(
-            f"{unnamed:,} file names tell no patient; these images are grouped by content."
-        )
-    else:
-        sentences.append(
-            "A NORMAL patient is known by a number in the file name alone, which is a proxy."
-        )
+        sentences.insert(1, f"The official train folder: {whole}.")
     if "test" not in about["official_folders"]:
         sentences.append("The test split is no official one, but a fifth of the images, set aside.")
     if "reference" in radiographs:
@@ -113,9 +98,6 @@ def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit
     header = ["split", *(f"{name} {what}" for what in ("images", "patients") for name in names)]
     caption = f"Images and patients per split, {radiographs.protocol} protocol."
     return {"splits": " ".join(sentences), "split_counts": Table(header, rows, caption)}
-
-
-# ---------------------------------------------------------------------------- the synthetic sets
 
 
 def synthetic_sets(

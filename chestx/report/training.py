@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import save_image
 
-from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for, processes
 from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
 from chestx.generators.cvae import ConditionalVAE
@@ -39,9 +38,8 @@ def save_samples(out: Step, sample: Sample, label: int, epoch: int) -> None:
     images = sample(torch.full((8,), label), generators)  # (8, 1, H, W) in [-1, 1]
     path = sample_path(out, epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid = make_grid((images.clamp(-1, 1).float().cpu() + 1) / 2, nrow=len(images), pad_value=1)
     beside = path.with_name(f".{path.name}")  # the other processes may be reading
-    save_image(grid, beside)
+    save_image(images.float().cpu(), beside, pad_value=1, normalize=True, value_range=(-1, 1))
     beside.replace(path)
 
 
@@ -197,16 +195,4 @@ def ssim(out: Step, split: Dataset, label: int) -> Picture:
     return Picture(
         titled_images({"": row}, out.about, "One error, four distortions"),
         "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1].",
-    )
-
-
-def one_run(model: ChestCNN, name: str, unit: dict[str, Any]) -> str:
-    """What to say of a classifier that was trained once: ``unit`` is that of ``run_unit``."""
-    parameters, first = count_parameters(model), count_parameters(model.fc1)
-    test = unit["test"]
-    return (
-        f"{parameters:,} parameters, {first / parameters:.1%} of them in the first linear layer. "
-        f"Trained once, arm {name}, seed {unit['seed']}, {unit['steps']:,} steps: accuracy "
-        f"{test['accuracy']:.4f}, AUROC {test['auroc']:.4f} on test. One run says little; see the "
-        f"spread over seeds below."
     )

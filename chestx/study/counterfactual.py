@@ -15,18 +15,19 @@ from diffusers.utils.torch_utils import randn_tensor
 from sklearn.metrics import roc_auc_score
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows
+from chestx.exhibits import image_rows, table_of
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
-from chestx.step import Exhibit, Picture, Table
+from chestx.step import Exhibit, Picture
 from chestx.study.paired import bootstrap, contrast
 
 COUNTERFACTUAL = 3000  # keeps this noise apart from that of the synthetic sets
 STEPS = 20  # of the whole way from T; from t on there are fewer
 MAP = "mean |difference|"
+GREY = {"mean of pixels": torch.mean, "sd of pixels": torch.std}
 
 
 @dataclasses.dataclass
@@ -90,7 +91,7 @@ def grey_scores(found: dict[str, Chests]) -> dict[str, dict[str, np.ndarray]]:
     Whether a high or a low one counts as sick is what the validation images say.
     """
     scores = {}
-    for name, measure in {"mean of pixels": torch.mean, "sd of pixels": torch.std}.items():
+    for name, measure in GREY.items():
         plain = {split: measure(own.images, (1, 2, 3)).numpy() for split, own in found.items()}
         sign = 1 if roc_auc_score(found["validation"].sick, plain["validation"]) >= 0.5 else -1
         scores[name] = {split: sign * values for split, values in plain.items()}
@@ -98,67 +99,67 @@ def grey_scores(found: dict[str, Chests]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def judged(
-    found: dict[str, Chests],
-    scores: dict[str, dict[str, np.ndarray]],
-    by_timestep: dict[int, float],
-    names: tuple[str, str],
+    found: dict[str, Chests], scores: dict[str, dict[str, np.ndarray]]
 ) -> tuple[dict[str, Any], dict[str, Exhibit]]:
     """(AUROCs, exhibits): how well every score of ``scores``, by name and split, tells the classes.
 
     Intervals on the reference split are by patient. The rival of the map is the grey value that
-    tells most on validation. ``by_timestep`` has the validation AUROC of the map for every t that
-    was tried; ``names`` are those of the healthy and of the sick class.
+    tells most on validation.
     """
-    own = found["reference"]
+    own, validation, aurocs = found["reference"], found["validation"], {}
     rows = {name: row["reference"][None] for name, row in scores.items()}
-    draws, aurocs = bootstrap(own.sick, own.patients, rows, draws=2000), {}
+    draws = bootstrap(own.sick, own.patients, rows, draws=2000)
     for name, row in scores.items():
-        values = draws[name]["auroc"]
-        value, low, high = [values[0].item(), *np.quantile(values[1:], [0.025, 0.975]).tolist()]
-        chosen_on = float(roc_auc_score(found["validation"].sick, row["validation"]))
+        value, *rest = draws[name]["auroc"].tolist()
+        low, high = np.quantile(rest, [0.025, 0.975]).tolist()
+        chosen_on = float(roc_auc_score(validation.sick, row["validation"]))
         aurocs[name] = {"validation": chosen_on, "reference": value, "low": low, "high": high}
-    shown = {n: "{reference:.3f} [{low:.3f}, {high:.3f}]".format(**a) for n, a in aurocs.items()}
-    rival = max(grey_scores(found), key=lambda name: aurocs[name]["validation"])
+    rival = max(GREY, key=lambda name: aurocs[name]["validation"])
     gain = contrast(draws, MAP, rival)
-    better = gain["verdict"] == "better"
-    says = "says more than" if better else "fails: it is not shown to say more than"
+    says = "says more than" if gain["verdict"] == "better" else "fails: it is not shown to beat"
     text = (
-        f"As an anomaly score the difference map {says} the {rival}: AUROC {shown[MAP]} against "
-        f"{shown[rival]} on the reference split, difference {gain['estimate']:+.3f} "
-        f"[{gain['low']:+.3f}, {gain['high']:+.3f}]; the classifier has {shown['classifier']}."
+        f"As an anomaly score the difference map {says} the {rival}: its AUROC on the reference "
+        f"split differs by {gain['estimate']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]."
     )
-    best = max(by_timestep, key=by_timestep.get)
-    lines = [
-        [f"{MAP}, t = {t}", f"{auroc:.3f}", shown[MAP] if t == best else ""]
-        for t, auroc in by_timestep.items()
-    ]
-    others = [name for name in scores if name != MAP]
-    lines += [[name, f"{aurocs[name]['validation']:.3f}", shown[name]] for name in others]
-    counts = " and ".join(f"{len(each.sick)} of {split}" for split, each in found.items())
     caption = (
-        f"AUROC between {names[0]} and {names[1]}, as many of either: {counts}. t, and whether a "
-        f"high or a low grey value counts as {names[1]}, were chosen on validation; intervals are "
-        f"95 % over patients, on condition of one network and one classifier. Test was not read."
+        f"AUROC between the classes, as many images of either: {len(validation.sick)} of "
+        f"validation, {len(own.sick)} of reference. t, and whether a high or a low grey value "
+        f"counts as sick, were chosen on validation; intervals are 95 % over patients, on "
+        f"condition of one network and one classifier. Test was not read."
     )
-    table = Table(["score", "validation", "reference [95 %]"], lines, caption)
+    columns = {
+        "score": "{score}",
+        "validation": "{validation:.3f}",
+        "reference [95 %]": "{reference:.3f} [{low:.3f}, {high:.3f}]",
+    }
+    table = table_of(columns, [{"score": name, **row} for name, row in aurocs.items()], caption)
     return {"auroc": aurocs, "contrast": gain, "verdict": text}, {"said": text, "scores": table}
 
 
 def twins_picture(
-    own: Chests, twins: torch.Tensor, timestep: int, names: tuple[str, str], data: dict[str, Any]
+    own: Chests,
+    twins: torch.Tensor,
+    by_timestep: dict[int, float],
+    names: tuple[str, str],
+    data: dict[str, Any],
 ) -> Picture:
-    """Four images of either class, evenly spread, above their twins and the differences."""
+    """Four images of either class, evenly spread, above their twins and the differences.
+
+    ``by_timestep`` has the validation AUROC of the map for every t that was tried; ``names`` are
+    those of the healthy and of the sick class.
+    """
     half = len(own.sick) // 2
     spread = np.linspace(0, half - 1, min(4, half)).round().astype(int)
     chosen = [*(half + spread), *spread]  # sick first
     images, made = own.images[chosen], twins[chosen]
     difference = (2 * (images - made)).clamp(-1, 1)
     rows = {"image": images, f"as if {names[0]}": made, "difference x 2": difference}
-    figure = image_rows(
-        rows, data, f"Noised to t = {timestep}, then denoised", [names[own.sick[i]] for i in chosen]
-    )
+    best = max(by_timestep, key=by_timestep.get)
+    title, labels = f"Noised to t = {best}, then denoised", [names[own.sick[i]] for i in chosen]
+    tried = ", ".join(f"{auroc:.3f} at t = {t}" for t, auroc in by_timestep.items())
     caption = (
         f"Reference images, not chosen. Difference: image minus counterfactual; bright is what the "
-        f"network took away, dark what it added. Bright spots in a {names[0]} are its errors."
+        f"network took away, dark what it added. Bright spots in a {names[0]} are its errors. "
+        f"Validation AUROC of the difference: {tried}."
     )
-    return Picture(figure, caption)
+    return Picture(image_rows(rows, data, title, labels), caption)

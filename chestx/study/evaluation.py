@@ -9,7 +9,6 @@ from chestx.generators.registry import title
 from chestx.step import Exhibit, Picture, Table
 from chestx.study import distances
 from chestx.study.features import Extract, RealImages
-from chestx.study.latent import checkerboard_energy
 from chestx.study.memorisation import aligned_distances, feature_distances, memorised
 from chestx.study.samplers import Judge
 
@@ -27,16 +26,13 @@ def evaluate(
 ) -> tuple[dict[str, Scores], dict[str, Exhibit]]:
     """(scores, exhibits) of generators; ``made`` holds N images (N, 1, H, W) of each.
 
-    ``pictures`` are the scores of every set that need no feature, ``spaces`` those in every space
-    of features, see ``space_scores``, ``memorisation`` those in pixels and in every space.
+    ``ms_ssim`` is the likeness of every set's images, ``spaces`` are the scores in every space of
+    features, see ``space_scores``, ``memorisation`` those in pixels and in every space.
     """
     train, reference = real.own["train"], real.own["reference"]
     count = len(next(iter(made.values())))
-    pictures = {
-        name: {
-            "ms_ssim": distances.ms_ssim_similarity(images),
-            "checkerboard": checkerboard_energy(images),
-        }
+    alike = {
+        name: distances.ms_ssim_similarity(images)
         for name, images in {REFERENCE: reference, **made}.items()
     }
     sets = {UNSEEN: real.own["validation"], **made}
@@ -60,14 +56,15 @@ def evaluate(
         f"the real training images. Precision, recall, density, coverage: {neighbours} neighbours. "
         f"No test image was read."
     )
+    rows = [[title(name), f"{likeness:.3f}"] for name, likeness in alike.items()]
     exhibits = {
         "07_pairs": pairs_picture(sets, train, copies["pixels"], data),
         "about": about,
         **{name: space_table(name, space) for name, space in spaces.items()},
-        "pictures": pictures_table(pictures),
+        "alike": Table(["", "MS-SSIM"], rows, "Of random pairs; the higher, the more alike."),
         "copies": copies_table(copies),
     }
-    return {"pictures": pictures, "spaces": spaces, "memorisation": copies}, exhibits
+    return {"ms_ssim": alike, "spaces": spaces, "memorisation": copies}, exhibits
 
 
 def space_scores(
@@ -132,17 +129,6 @@ def space_table(name: str, space: Scores) -> Table:
         f"KID to the other class, {space['kid_to_other']:.3f}. FID ± 95 % at these numbers of "
         f"images, which alone make it large. Told apart: AUROC of a logistic "
         f"regression between real and synthetic, folds by patient, 0.5 is the goal."
-    )
-    return table_of(columns, rows, caption)
-
-
-def pictures_table(pictures: dict[str, Scores]) -> Table:
-    """What needs no feature: likeness of pairs, checkerboard."""
-    columns = {"": "{title}", "MS-SSIM": "{ms_ssim:.3f}", "checkerboard, dB": "{checkerboard:+.1f}"}
-    rows = [{"title": title(name), **row} for name, row in pictures.items()]
-    caption = (
-        "MS-SSIM of random pairs (higher: more alike); power at the lattice frequencies against "
-        "that beside them."
     )
     return table_of(columns, rows, caption)
 

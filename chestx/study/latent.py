@@ -1,8 +1,7 @@
-"""Health of a variational autoencoder's latent space, and the decoder's checkerboard."""
+"""Health of a variational autoencoder's latent space."""
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from chestx.exhibits import table_of
@@ -63,29 +62,3 @@ def latent_table(found: dict[str, dict[str, Any]]) -> Table:
         "another image the decoder does not listen to z."
     )
     return table_of(columns, rows, caption)
-
-
-def checkerboard_energy(images: torch.Tensor) -> float:
-    """Spectral power at the lattice frequencies over that beside them, in decibels.
-
-    Stride-2 transposed convolutions cover pixels unequally often (Odena et al. 2016), which
-    repeats every 2 or 4 pixels: peaks at multiples of a quarter of the sampling frequency. Power
-    of ``images`` (N, 1, H, H) is averaged over images, under a Hann window against what the
-    borders leak; each peak is divided by the mean of the 16 frequencies two steps away, which
-    the window keeps free of it. About 0 for images without a lattice; compare with real ones.
-    Raises ValueError unless the side is a multiple of 4 and at least 16.
-    """
-    side = images.shape[-1]
-    if side % 4 or side < 16:
-        raise ValueError(f"side={side} must be a multiple of 4 and at least 16")
-    pictures = images[:, 0].double().cpu()
-    hann = torch.hann_window(side, dtype=torch.float64)
-    pictures = (pictures - pictures.mean((1, 2), keepdim=True)) * hann[:, None] * hann
-    power = torch.fft.fft2(pictures).abs().square().mean(0).numpy()
-    if power.max() == 0:
-        raise ValueError("the images are constant; give others")
-    ring = [(u, v) for u in range(-2, 3) for v in range(-2, 3) if max(abs(u), abs(v)) == 2]
-    beside = np.mean([np.roll(power, step, (0, 1)) for step in ring], axis=0)
-    lattice = np.ix_(range(0, side, side // 4), range(0, side, side // 4))
-    ratios = (power[lattice] / beside[lattice]).flatten()[1:]  # without the mean grey
-    return float(10 * np.log10(ratios.mean()))

@@ -133,9 +133,3 @@ def start_afresh(output_dir: Path) -> None:
     for leftover in (folder, output_dir / "samples"):
         shutil.rmtree(leftover, ignore_errors=True)
     (output_dir / "result.json").unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, progress) of one checkpoint, on the CPU; ValueError if damaged."""
-    saved = read(path)
-    return saved["state"], saved["progress"]

@@ -180,10 +180,10 @@ def train(
         if path:
             if main:
                 checkpoint.drop_later(path)
-            state, saved_progress = checkpoint.load_checkpoint(path)
-            progress, best = Progress(**saved_progress), state["best"]
+            stored = checkpoint.read(path)
+            progress, best = Progress(**stored["progress"]), stored["state"]["best"]
             for name, part in parts.items():
-                part.load_state_dict(state[name])
+                part.load_state_dict(stored["state"][name])
             accelerator.print(f"{description}: resumed at step {progress.step} from {path}")
         elif main:
             checkpoint.start_afresh(Path(output_dir))
