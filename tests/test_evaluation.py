@@ -78,9 +78,9 @@ def test_fresh_images_copies_and_grain(splits, real):
     (image, source, distance), *_ = found["memorisation"]["pixels"]["copies"]["pairs"]
     assert image == source
     assert distance == pytest.approx(0, abs=1e-3)
-    assert set(exhibits) == {"07_pairs", "about", "classifier", "alike", "copies"}
+    assert set(exhibits) == {"07_pairs", "about", "classifier", "greys", "copies"}
     assert [row[0] for row in exhibits["classifier"].rows] == ["training images", *made]
-    assert found["ms_ssim"]["grain"] < found["ms_ssim"]["fresh"]
+    assert found["greys"]["grain"]["ms_ssim"] < found["greys"]["fresh"]["ms_ssim"]
 
 
 def test_sets_without_a_name_or_colour_of_their_own_are_shown_in_words():

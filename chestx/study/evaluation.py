@@ -26,15 +26,12 @@ def evaluate(
 ) -> tuple[dict[str, Scores], dict[str, Exhibit]]:
     """(scores, exhibits) of generators; ``made`` holds N images (N, 1, H, W) of each.
 
-    ``ms_ssim`` is the likeness of every set's images, ``spaces`` are the scores in every space of
+    ``greys`` is what ``grey_scores`` says of every set, ``spaces`` are the scores in every space of
     features, see ``space_scores``, ``memorisation`` those in pixels and in every space.
     """
     train, reference = real.own["train"], real.own["reference"]
     count = len(next(iter(made.values())))
-    alike = {
-        name: distances.ms_ssim_similarity(images)
-        for name, images in {REFERENCE: reference, **made}.items()
-    }
+    greys = {name: grey_scores(images) for name, images in {REFERENCE: reference, **made}.items()}
     sets = {UNSEEN: real.own["validation"], **made}
     spaces, copies = {}, {"pixels": memorised(sets, train, reference, aligned_distances)}
     for name, extract in extractors.items():
@@ -56,15 +53,41 @@ def evaluate(
         f"the real training images. Precision, recall, density, coverage: {neighbours} neighbours. "
         f"No test image was read."
     )
-    rows = [[title(name), f"{likeness:.3f}"] for name, likeness in alike.items()]
     exhibits = {
         "07_pairs": pairs_picture(sets, train, copies["pixels"], data),
         "about": about,
         **{name: space_table(name, space) for name, space in spaces.items()},
-        "alike": Table(["", "MS-SSIM"], rows, "Of random pairs; the higher, the more alike."),
+        "greys": greys_table(greys),
         "copies": copies_table(copies),
     }
-    return {"ms_ssim": alike, "spaces": spaces, "memorisation": copies}, exhibits
+    return {"greys": greys, "spaces": spaces, "memorisation": copies}, exhibits
+
+
+def grey_scores(images: torch.Tensor) -> Scores:
+    """Brightness, its spread, contrast, and MS-SSIM of random pairs of images in [-1, 1]."""
+    means = images.mean((1, 2, 3))
+    return {
+        "brightness": means.mean().item(),
+        "spread": means.std().item(),
+        "contrast": images.std((1, 2, 3)).mean().item(),
+        "ms_ssim": distances.ms_ssim_similarity(images),
+    }
+
+
+def greys_table(greys: dict[str, Scores]) -> Table:
+    """``grey_scores`` of every set: what a wrong noise schedule does to an image shows here."""
+    columns = {
+        "set": "{title}",
+        "brightness": "{brightness:+.3f}",
+        "its sd": "{spread:.3f}",
+        "contrast": "{contrast:.3f}",
+        "MS-SSIM": "{ms_ssim:.3f}",
+    }
+    caption = (
+        "Greys in [-1, 1]: mean of the images' means, its standard deviation, mean of their "
+        "standard deviations. MS-SSIM of random pairs: the higher, the more alike."
+    )
+    return table_of(columns, [{"title": title(n), **row} for n, row in greys.items()], caption)
 
 
 def space_scores(
