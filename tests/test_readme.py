@@ -1,6 +1,7 @@
 """What the texts say must hold: their Python runs, their flags, files and numbers exist."""
 
 import ast
+import importlib.util
 import json
 import re
 import shlex
@@ -299,3 +300,18 @@ def test_the_scores_that_are_kept_give_the_numbers_that_are_said():
     moved = np.abs(np.diff(np.concatenate(list(found.values()))))
     said = f"Of these {len(moved)} AUROCs {(moved > 0.001).sum()} move by more than 0.001"
     assert f"{said}, by {moved.max():.3f} at most" in one_line(EXAMPLES)
+
+
+def test_tables_of_results_are_those_that_were_kept():
+    """What ``.ci/results.py fill`` writes is what stands there; a number typed over it fails."""
+    spec = importlib.util.spec_from_file_location("results", ROOT / ".ci" / "results.py")
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    places = 0
+    for text in TEXTS.values():
+        assert results.filled(text) == text
+        places += len(results.PLACE.findall(text))
+    assert places > 0
+    step, name = results.PLACE.search(EXAMPLES).group(2, 3)
+    typed = EXAMPLES.replace(f"<!-- {step}: {name} -->\n", f"<!-- {step}: {name} -->\n0.999 ", 1)
+    assert results.filled(typed) == EXAMPLES
