@@ -29,6 +29,8 @@ def keep(output_dir: Path, preset: str) -> None:
     """Write what every finished step below ``output_dir`` said to ``results/<preset>``."""
     for path in sorted(output_dir.rglob("result.json")):
         result = json.loads(path.read_text())
+        if "exhibits" not in result:  # a unit of a comparison
+            continue
         shown = {name: e for name, e in result["exhibits"].items() if "file" not in e}
         row = {"exhibits": shown, **{key: result[key] for key in KEPT}}
         row["data"]["source"] = Path(row["data"]["source"]).name  # not where it lay

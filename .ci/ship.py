@@ -42,7 +42,9 @@ def check_memorisation(name: str, root: Path) -> str:
         if hypergeom.pmf(copies, made + real, made, copies) < 0.01:
             raise ValueError(f"{name}, {space}: {copies} copies, {by_chance:.1f} by chance")
         words.append(f"{space} {copies} ({by_chance:.1f} by chance)")
-    return f"candidates for copies of training images: {', '.join(words)}"
+    return (
+        f"memorisation was looked for: candidates for copies of training images {', '.join(words)}"
+    )
 
 
 def ship(root: Path, name: str) -> Path:
@@ -53,9 +55,10 @@ def ship(root: Path, name: str) -> Path:
     target = TARGET / f"{name}_{trained['config']['image_size']}"
     if vae := GENERATORS[name].model:
         model = vae.from_pretrained(root / name / "model", use_safetensors=True).half()
+        model.register_to_config(_name_or_path=name)  # not where it lay
     else:
         model = load_pipeline(root / name / "model")
-        model.unet.half()
+        model.unet.half().register_to_config(_name_or_path=name)
     model.save_pretrained(target, safe_serialization=True)
     (target / "README.md").write_text(card(name, model, trained))
     files.write_json(target / "about.json", trained["data"] | {"config": trained["config"]})

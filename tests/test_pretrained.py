@@ -1,6 +1,7 @@
 """Weights that ship: they open everywhere and paint what they painted when they were put in."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,10 @@ def test_shipped_weights_have_a_card_and_say_what_made_them(folder):
     assert about["kind"] == "real" and about["protocol"] == "fair"
     assert about["config"]["image_size"] == int(folder.name.rsplit("_", 1)[1])
     card = (folder / "README.md").read_text()
-    for word in ("CC BY 4.0", "clinical", "memor"):
+    for word in ("CC BY 4.0", "clinical", "memorisation"):
         assert word in card
+    said = "".join(path.read_text() for path in folder.rglob("*.json"))
+    assert not re.search(r'"/\w+/', said)  # no path of the machine that trained them
 
 
 @pytest.mark.parametrize("folder", [f for f in FOLDERS if "ddpm" in f.name], ids=lambda f: f.name)
