@@ -46,7 +46,8 @@ def markdown(exhibit: dict) -> str:
     if "text" in exhibit:
         return f"> {exhibit['text']}\n"
     lines = [exhibit["header"], ["---"] * len(exhibit["header"]), *exhibit["rows"]]
-    table = "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in cells)
     return f"\n{table}\n{exhibit['caption']}\n"
 
 

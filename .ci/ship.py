@@ -61,7 +61,8 @@ def ship(root: Path, name: str) -> Path:
         model.unet.half().register_to_config(_name_or_path=name)
     model.save_pretrained(target, safe_serialization=True)
     (target / "README.md").write_text(card(name, model, trained))
-    files.write_json(target / "about.json", trained["data"] | {"config": trained["config"]})
+    known = {k: v or getattr(GENERATORS[name], k, v) for k, v in trained["config"].items()}
+    files.write_json(target / "about.json", trained["data"] | {"config": known})
     row = images.to_uint8(draw(target, name)).permute(1, 2, 0, 3).flatten(2)[0]  # (H, 8 W)
     Image.fromarray(row.numpy()).save(target / "samples.png")
     return target
@@ -79,6 +80,7 @@ def card(name: str, model: ModelMixin | RadiographPipeline, trained: dict[str, A
     text = model_card(model, out, kept_epoch(out, trained["history"]))
     found = f"Against images that it never saw, {trained['memorisation']}."
     how = "Stored in half precision; `samples.png` is drawn from the stored weights."
+    text = text.replace("library_name", "license: cc-by-4.0\nlibrary_name", 1)  # the images'
     return text.replace("## Limits", f"{found} {how}\n\n## Limits")
 
 
@@ -102,7 +104,9 @@ def front_picture(image_size: int) -> None:
     rows = {title(name): draw(path, name) for name, path in folders.items() if path.exists()}
     about = files.read_json(next(path for path in folders.values() if path.exists()) / "about.json")
     figure = image_rows(rows, about, "Synthetic radiographs: none of these chests exists")
-    figure.savefig(TARGET.parent / "figures" / "synthetic.png", dpi=110, bbox_inches="tight")
+    said = {"Description": figure.get_supxlabel()}  # of which data
+    path = TARGET.parent / "figures" / "synthetic.png"
+    figure.savefig(path, dpi=90, bbox_inches="tight", metadata=said)
 
 
 if __name__ == "__main__":

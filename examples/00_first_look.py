@@ -4,22 +4,23 @@
     python examples/00_first_look.py --model examples/pretrained/ddpm_mended_128
 
 Nothing is trained or downloaded: the weights come with the repository. They were trained on 1,012
-real NORMAL radiographs (see the card beside them). The same noise walks back to images by three
-samplers. Expect a minute on two CPU cores, and chests in every row: ten steps do what 200 do.
+real NORMAL radiographs (see the card beside them). A sampler is a rule by which noise is turned
+into an image in a number of steps; three of them start from the same noise. Expect a minute on two
+CPU cores, and chests in every row, those of ten steps in a twentieth of the time of 200.
 """
 
 import dataclasses
 import time
 from pathlib import Path
 
-from chestx import files
 from chestx.config import generator_for, option, parse
 from chestx.exhibits import image_rows
 from chestx.generators.pipeline import load_pipeline
 from chestx.generators.schedulers import swap_scheduler
+from chestx.generators.trained import about_of
 from chestx.step import run_script
 
-SAMPLERS = {"ddpm": 200, "ddim": 20, "sde-dpmsolver++": 10}  # and how many steps each makes
+SAMPLERS = {"ddpm": 200, "ddim": 20, "sde-dpmsolver++": 10}  # and its steps
 
 
 @dataclasses.dataclass
@@ -46,8 +47,7 @@ def main(config: Config) -> None:
         print(f"{sampler}: {steps} steps, {seconds:.1f} s for {config.num_images} images")
 
     # 3. Look.
-    about = files.read_json(Path(config.model) / "about.json")
-    figure = image_rows(rows, about, "The same noise, three samplers")
+    figure = image_rows(rows, about_of(Path(config.model)), "The same noise, three samplers")
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(config.output, dpi=110, bbox_inches="tight", facecolor="white")
     print(f"open {config.output}")

@@ -3,8 +3,8 @@
     python examples/03_train_enhanced_cvae.py
     python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0
 
-Reconstruction + beta KL + lambda (1 - SSIM); stops after three epochs without a better validation
-loss. Expect a minute with `--preset quick`, a quarter of an hour with `--preset laptop`.
+Reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels; stops after
+three epochs without a better validation loss. Expect a minute with quick, an hour with laptop.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         resume=config.resume,
         identity=out.identity,
     )
-    model.fit_aggregate(train_data)
     kept = training.kept_epoch(out, history)
+    training.save_samples(out, model.sample, smaller, kept["epoch"])  # as the others, of N(0, I)
+    model.fit_aggregate(train_data)
     save_generator(out.folder, model, data["train"], model_card(model, out, kept))
-    training.save_samples(out, model.sample, smaller, kept["epoch"])
     early = "stopped early" if len(history) < config.num_epochs else "nothing to stop early"
     out.seen = f"{name}: kept epoch {kept['epoch']} of {len(history)}, {early}"
 

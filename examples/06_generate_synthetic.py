@@ -49,7 +49,7 @@ class Config(CommonConfig):
         jobs = []
         for (name, y), count in wanted.items():
             checked_weights(name, root, data, self.image_size)
-            prior = "prior" if self.protocol == "deck" else ""  # as the deck drew z
+            prior = "prior" if self.protocol == "deck" else ""  # the deck drew z from N(0, I)
             how = (*samplers.get(name, ("ddpm", 0)), self.guidance_scale, prior)
             twin = twin_generator(data, self.image_size) if name == "twin" else None
             generator = twin or load_generator(name, root / name, *how)

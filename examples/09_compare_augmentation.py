@@ -39,7 +39,7 @@ class Config(CommonConfig):
 
     @property
     def group(self) -> str:  # of other arms than the planned ones: it has a folder of its own
-        return "_".join(self.arms)
+        return "_".join(name for name in self.arms if name not in ("main", "deck"))
 
     @property
     def folder(self) -> str:

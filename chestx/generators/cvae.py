@@ -66,7 +66,7 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
         self.to_logvar = nn.Linear(flat, latent_dim)
         self.from_z = nn.Linear(latent_dim + num_classes, flat)
         self.decoder = self.build_decoder(channels)
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))  # learned, one for all pixels
         # Mean and Cholesky factor of the aggregated posterior of each class, see ``fit_aggregate``.
         self.register_buffer("aggregate_mean", torch.zeros(num_classes, latent_dim))
         self.register_buffer("aggregate_factor", torch.eye(latent_dim).repeat(num_classes, 1, 1))
@@ -123,12 +123,13 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_aggregate(self, data: Sequence[Batch]) -> None:
-        """Fit a Gaussian to the aggregated posterior q(z | y) of each class in ``data``.
+        """Note where the encoder puts the images of each class, so that ``sample`` can draw there.
 
-        q(z | y) is the mean of q(z | x, y) over the images of class y. The ELBO pulls it towards
-        N(0, I) without reaching it: where the prior has mass and q(z | y) none, nothing was ever
-        decoded in training, and a z drawn there need not become a chest. The Gaussian has the
-        mean of the mus and the covariance Cov(mu) + E[diag(sigma^2)]; nothing is trained.
+        A Gaussian is fitted to the aggregated posterior q(z | y) of each class in ``data``. q(z |
+        y) is the mean of q(z | x, y) over the images of class y. The ELBO pulls it towards N(0, I)
+        without reaching it: where the prior has mass and q(z | y) none, nothing was ever decoded in
+        training, and a z drawn there need not become a chest. The Gaussian has the mean of the mus
+        and the covariance Cov(mu) + E[diag(sigma^2)]; nothing is trained.
         """
         encoded = []
         for indices in torch.arange(len(data)).split(256):
@@ -138,7 +139,8 @@ class ConditionalVAE(ModelMixin, ConfigMixin):
             encoded.append((mu, logvar, class_labels))
         mu, logvar, labels = (torch.cat(parts) for parts in zip(*encoded))
         for label in torch.unique(labels).tolist():
-            own, variance = mu[labels == label], logvar[labels == label].exp()
+            members = labels == label
+            own, variance = mu[members].cpu().double(), logvar[members].cpu().double().exp()
             covariance = own.T.cov(correction=0) + variance.mean(0).diag()
             self.aggregate_mean[label] = own.mean(0)
             self.aggregate_factor[label] = torch.linalg.cholesky(covariance)

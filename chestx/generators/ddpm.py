@@ -97,19 +97,21 @@ class DenoisingLoss:
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; the target is eps, or
     v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans and Ho 2022, arXiv:2202.00512), or x_0.
+    Where x_t is nearly all noise, to name eps is trivial and says nothing of x_0; v asks for the
+    image there and for the noise where there is little of it.
     The mean is over batch and pixels. (The slide writes alpha x_0 + sqrt(1 - alpha) eps, without
     the root and the bar: its x_t would have neither the right mean nor the right variance.)
 
     ``label_dropout``: the share of the labels that the null label replaces, for guidance.
 
-    ``mean_weight`` w adds w m^2, where m is the mean over the D pixels of an image's error r. An
-    error of the brightness alone, all of r equal to m, then costs (1 + w) m^2 instead of m^2; an
-    error that leaves the mean alone costs what it did. r^T (I / D + w 1 1^T / D^2) r is still a
-    positive definite quadratic form of r, so that E[target | x_t] remains the best prediction,
-    but a short training learns brightness sooner. It is one of D directions, which the plain mean
-    hardly weighs, and v-prediction starts from the mean image: after a few hundred steps samples
-    are too alike in brightness without it. (Hoogeboom et al. 2023, arXiv:2301.11093, weigh low
-    frequencies for the same reason.)
+    ``mean_weight`` w: how much more an error of an image's brightness costs. It adds w m^2, where m
+    is the mean over the D pixels of an image's error r. An error of the brightness alone, all of r
+    equal to m, then costs (1 + w) m^2 instead of m^2; any other costs what it did. r^T (I / D + w 1
+    1^T / D^2) r is still a positive definite quadratic form of r, so that E[target | x_t] remains
+    the best prediction, but a short training learns brightness sooner. It is one of D directions,
+    which the plain mean hardly weighs, and v-prediction starts from the mean image: after a few
+    hundred steps samples are too alike in brightness without it. (Hoogeboom et al. 2023,
+    arXiv:2301.11093, weigh low frequencies for the same reason.)
     """
 
     def __init__(

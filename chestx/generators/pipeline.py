@@ -69,16 +69,16 @@ class RadiographPipeline(DiffusionPipeline):
             pipeline.card = card.read_text(encoding="utf-8")
         return pipeline
 
-    def save_pretrained(self, folder: str | Path, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
         """As of every pipeline, with the ``card`` that came with the weights; without labels as the
         stock ``DDPMPipeline`` that anybody loads."""
         if takes_class_labels(self.unet):
-            super().save_pretrained(folder, *args, **kwargs)
+            super().save_pretrained(save_directory, *args, **kwargs)
         else:
             stock = DDPMPipeline(self.unet, self.trained_scheduler)
             stock._upload_folder = self._upload_folder
-            stock.save_pretrained(folder, *args, **kwargs)
-        self._write_card(folder)
+            stock.save_pretrained(save_directory, *args, **kwargs)
+        self._write_card(save_directory)
 
     def _write_card(self, folder: str | Path) -> None:
         if self.card:

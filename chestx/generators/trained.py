@@ -78,6 +78,13 @@ def model_card(model: ModelMixin | RadiographPipeline, out: Step, kept: dict[str
     return str(card)
 
 
+def about_of(folder: Path) -> dict[str, Any]:
+    """The data of the weights in ``folder``, shipped ones or those that a training has left."""
+    if (shipped := folder / "about.json").exists():
+        return files.read_json(shipped)
+    return files.read_json(folder.parent / "result.json")["data"]
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 of the weights that ``save_generator`` wrote."""
     part = "unet/" if (folder / "model" / "unet").exists() else ""

@@ -62,7 +62,8 @@ def decode(image: Image.Image, size: int) -> torch.Tensor:
     """An opened image file to uint8 (1, size, size), upright, squashed to a square as in the deck.
 
     A JPEG whose sides are four times ``size`` or more is decoded at a half, a quarter or an eighth
-    of its size, at no less than twice ``size``: half the time for native files at 64 px.
+    of its size, at no less than twice ``size``: half the time for native files at 64 px. Which of
+    these follows from the file's size; pixels move by 0.2 grey levels on average, by 4 at most.
     """
     if min(image.size) >= 4 * size:
         image.draft("L", (2 * size, 2 * size))  # nothing for other formats, and for pixels read

@@ -60,15 +60,16 @@ class Chests:
 def healthy_twins(
     pipeline: RadiographPipeline, images: torch.Tensor, timestep: int, label: int = 0, seed: int = 0
 ) -> torch.Tensor:
-    """``images`` (N, 1, H, W) noised to the last timestep up to ``timestep``, and denoised.
+    """``images`` (N, 1, H, W) noised to ``timestep``, and denoised.
 
     ``label`` is the healthy class, for a network that takes labels. An image's noise depends on
-    ``seed`` and its place alone. Raises ValueError if no timestep of ``STEPS`` is small enough.
+    ``seed`` and its place alone. Raises ValueError if it is not one of the ``STEPS``.
     """
     pipeline.scheduler.set_timesteps(STEPS)
-    way = [t for t in pipeline.scheduler.timesteps.tolist() if t <= timestep]
+    steps = pipeline.scheduler.timesteps.tolist()
+    way = steps[steps.index(timestep) :] if timestep in steps else []
     if not way:
-        raise ValueError(f"{timestep=} is below all of {pipeline.scheduler.timesteps.tolist()}")
+        raise ValueError(f"{timestep=}; choose from {steps}")
     made = []
     for indices in torch.arange(len(images)).split(32):
         batch, count = images[indices], len(indices)

@@ -129,8 +129,8 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
 def fid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     """FID, standard error and 95 % interval, by the jackknife over 20 groups of images per side.
 
-    A group is a run of neighbours, so that images of one patient, which lie side by side, leave
-    together. The interval covers the FID that is to be expected of m and n images, which is larger
+    A group is a run of neighbours, so that most patients, whose images lie side by side, leave
+    whole. The interval covers the FID that is to be expected of m and n images, which is larger
     than that of infinitely many and above 0 for equal distributions: what the number of images adds
     is not in it. As with KID it is rather too wide, for Gaussians by 10 to 40 %.
     """

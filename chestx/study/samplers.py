@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from chestx import files
 from chestx.config import generator_for
 from chestx.exhibits import image_rows, plain, start_figure, table_of
 from chestx.generators.pipeline import load_pipeline
 from chestx.generators.schedulers import SAMPLERS, steps_within
-from chestx.generators.trained import Sample, pipeline_sampler
+from chestx.generators.trained import Sample, about_of, pipeline_sampler
 from chestx.radiographs import images as pixels
 from chestx.step import Exhibit, Picture, Table
 from chestx.study.distances import kid_difference, kid_floor, kid_interval
@@ -122,7 +121,7 @@ def recommend(trials: list[Trial], validation: torch.Tensor) -> Trial:
 def tour(folder: Path, evaluations: int, num_images: int, seed: int) -> dict[str, Exhibit]:
     """Every sampler on the trained DDPM in ``folder``, with that many evaluations of the network
     per image, for the eye: no real image is read. Raises what ``load_pipeline`` raises."""
-    pipeline, about = load_pipeline(folder), files.read_json(folder / "about.json")
+    pipeline, about = load_pipeline(folder), about_of(folder)
     trained, pictures, rows = pipeline.trained_scheduler, {}, []
     for name in SAMPLERS:
         steps = steps_within(name, evaluations)

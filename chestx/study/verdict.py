@@ -45,7 +45,7 @@ def plain_answer(result: dict[str, Any]) -> dict[str, str]:
     areas = [seed["auroc"] for seed in first["seeds"]]
     values |= {"arm": ARMS[first["arm"]].title, "seeds": seeds_in_words(len(areas))}
     said = {"answer": words["synthetic"]}
-    if "classical_best_classical" in values:
+    if {"classical_original", "classical_best_classical"} <= values.keys():
         said["answer_classical"] = words["classical"]
     if len(areas) > 1:
         said["answer_seeds"] = words["seeds"]
