@@ -52,7 +52,7 @@ def made_with() -> dict[str, Any]:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step_*.pt"))
+    return sorted(folder.glob("step_*"))
 
 
 def read(path: Path) -> dict[str, Any]:
