@@ -38,8 +38,10 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in ``folder`` are on the disk; Windows has no such call."""
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def not_written(path: Path, size: int, error: OSError) -> OSError:

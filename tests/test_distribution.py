@@ -107,9 +107,16 @@ def test_with_twenty_images_fid_is_jackknifed_one_by_one():
 def test_images_of_one_patient_leave_together():
     """Each image five times says no more than once, so the interval must not shrink with it."""
     x, y = normal(20, 1).repeat_interleave(5, 0), normal(400, 2, 0.5)
-    apart = x[torch.arange(100).view(20, 5).T.flatten()]
-    assert fid_interval(x, y)["se"] > 1.3 * fid_interval(apart, y)["se"]
-    assert fid_interval(y, x)["se"] > 1.3 * fid_interval(y, apart)["se"]
+    patients = [str(i // 5) for i in range(100)]
+    by_patient, by_image = fid_interval(x, y, patients)["se"], fid_interval(x, y)["se"]
+    assert by_patient > 1.3 * by_image
+    assert fid_interval(y, x, None, patients)["se"] > 1.3 * fid_interval(y, x)["se"]
+
+
+def test_one_patient_has_no_interval():
+    x, y = normal(12, 1), normal(12, 2)
+    with pytest.raises(ValueError, match="two patients"):
+        fid_interval(x, y, ["one"] * 12)
 
 
 def test_difference_shares_the_reference():

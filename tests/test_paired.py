@@ -240,6 +240,8 @@ def test_errors_name_what_is_wrong():
         bootstrap(np.ones_like(labels), patients, rows)
     with pytest.raises(ValueError, match="two patients"):
         bootstrap(labels, np.full(len(labels), "a"), rows)
+    with pytest.raises(ValueError, match="NaN"):
+        bootstrap(labels, patients, {"0": rows["0"] * np.nan})
 
 
 def test_interval_is_students():

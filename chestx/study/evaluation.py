@@ -109,7 +109,7 @@ def space_scores(
         rows[name] = {
             "kid": kid,
             "share": kid["kid"] / judge.other_class,
-            "fid": distances.fid_interval(found, reference),
+            "fid": distances.fid_interval(found, reference, patients, of_reference),
             **distances.precision_to_coverage(reference, found, neighbours),
             "real_or_made": distances.real_or_made(reference, found, of_reference, patients),
         }

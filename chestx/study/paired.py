@@ -85,10 +85,13 @@ def bootstrap(
     equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
     freedom: that makes the seeds' share of the spread Student's t. A single seed stays as it is:
     the spread is that of patients alone and says nothing about another training. Takes about
-    30 N bytes a draw. Raises ValueError if a class or a second patient is missing.
+    30 N bytes a draw. Raises ValueError for log-odds that are not finite, and for a class or a
+    second patient that is missing.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     arms = {arm: np.asarray(rows, dtype=float) for arm, rows in log_odds.items()}
+    if not all(np.isfinite(rows).all() for rows in arms.values()):
+        raise ValueError("log_odds hold NaN or infinity; train again what diverged")
     if set(np.unique(labels)) != {0, 1} or len(np.unique(patients)) < 2:
         raise ValueError("a test set needs both labels, 0 and 1, and two patients; give more")
     rng = np.random.default_rng(seed)
