@@ -3,10 +3,9 @@
     python examples/05_swap_schedulers.py
     python examples/05_swap_schedulers.py --pretrained examples/pretrained/ddpm_mended_64
 
-First the Gaussian twin of the training images, whose exact denoiser needs no network: every
-sampler, and what it keeps of the twin's spread. The closest ones then sample the trained DDPM: KID
-with its interval, beside real against real, and seconds; the choice is made on validation. Expect a
-minute with `--preset quick`, ten with `laptop`. With `--pretrained` all samplers paint for the eye.
+First the Gaussian twin of the training images, whose exact denoiser needs no network: what every
+sampler keeps of its spread. The closest sample the trained DDPM, judged by KID; validation decides.
+Expect a minute with `--preset quick`, ten with `laptop`. With `--pretrained` all paint for the eye.
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ from diffusers import DDPMScheduler
 from chestx.config import CommonConfig, option
 from chestx.generators.registry import DDPMS
 from chestx.generators.schedulers import steps_within
-from chestx.generators.trained import checked_weights, load_generator
+from chestx.generators.trained import checked_weights, load_generator, weights_hash
 from chestx.radiographs.splits import Radiographs
 from chestx.step import Result, Step, run
 from chestx.study import samplers, twin
@@ -39,8 +38,9 @@ class Config(CommonConfig):
     folder = property(lambda self: f"samplers/{Path(self.pretrained).name or self.generator}")
 
     def inputs(self, data: Radiographs) -> dict[str, Any]:
-        name, root = self.generator, Path(self.output_dir)
-        return {} if self.pretrained else {name: checked_weights(name, root, data, self.image_size)}
+        root = Path(self.output_dir)
+        own = weights_hash(Path(self.pretrained)) if self.pretrained else ""
+        return {"weights": own or checked_weights(self.generator, root, data, self.image_size)}
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:

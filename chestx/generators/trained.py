@@ -86,9 +86,10 @@ def about_of(folder: Path) -> dict[str, Any]:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of the weights that ``save_generator`` wrote."""
-    part = "unet/" if (folder / "model" / "unet").exists() else ""
-    return files.file_hash(folder / "model" / f"{part}diffusion_pytorch_model.safetensors")
+    """SHA-256 of the weights that ``save_generator`` wrote, or of those that ship."""
+    model = folder / "model" if (folder / "model").exists() else folder
+    part = "unet/" if (model / "unet").exists() else ""
+    return files.file_hash(model / f"{part}diffusion_pytorch_model.safetensors")
 
 
 def read_result(name: str, folder: Path) -> dict[str, Any]:
