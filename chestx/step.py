@@ -138,7 +138,7 @@ def run(main: Main, config_class: type, description: str) -> None:
     run_script(lambda: execute(main, config))
 
 
-def run_script(work: Callable[[], Any]) -> None:
+def run_script(work: Callable[[], Any], *, resumes: bool = True) -> None:
     """``work()`` as a script: signals and errors end it with one line and an exit code."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, interrupt)
@@ -148,10 +148,8 @@ def run_script(work: Callable[[], Any]) -> None:
             work()
         state.destroy_process_group()
     except KeyboardInterrupt as stop:
-        print(
-            f"\n{str(stop) or 'stopped'}; the same command with --resume goes on from there",
-            file=sys.stderr,
-        )
+        mend = "; the same command with --resume goes on from there" * resumes
+        print(f"\n{str(stop) or 'stopped'}{mend}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_code", 130))
     except ERRORS as error:
         if os.environ.get("CHESTX_DEBUG"):

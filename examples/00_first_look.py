@@ -54,4 +54,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(parse(Config, description=__doc__)))
+    run_script(lambda: main(parse(Config, description=__doc__)), resumes=False)

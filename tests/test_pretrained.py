@@ -11,7 +11,7 @@ from diffusers import DDPMPipeline
 from PIL import Image
 
 from chestx import files
-from chestx.generators.pipeline import RadiographPipeline
+from chestx.generators.pipeline import RadiographPipeline, load_pipeline
 from chestx.radiographs.images import to_uint8
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,11 @@ def test_both_pipelines_open_the_shipped_diffusion_models(folder):
     assert stock.unet.dtype == ours.unet.dtype == torch.float32
     mine, theirs = (p.unet.state_dict() for p in (ours, stock))
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_folder_without_a_pipeline_ends_with_the_mend(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no pipeline; give the model folder"):
+        load_pipeline(tmp_path)
 
 
 def test_all_weights_together_are_small():

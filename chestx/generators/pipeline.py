@@ -240,7 +240,15 @@ class RadiographPipeline(DiffusionPipeline):
 
 
 def load_pipeline(folder: Path) -> RadiographPipeline:
-    """What ``save_pretrained`` wrote, on this process's device, without diffusers' bar."""
+    """What ``save_pretrained`` wrote, on this process's device, without diffusers' bar.
+
+    Raises FileNotFoundError if it wrote nothing there.
+    """
+    if not (Path(folder) / "model_index.json").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no pipeline; give the model folder of a DDPM that 04 has trained, or "
+            f"one of examples/pretrained (from the top folder of the repository)"
+        )
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
