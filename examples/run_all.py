@@ -1,6 +1,6 @@
 """From radiographs to the verdict: every step in one process, then the report.
 
-    python examples/run_all.py                                  # phantoms, about seven minutes
+    python examples/run_all.py                                  # phantoms, about six minutes
     python examples/run_all.py --preset laptop --data FOLDER    # real images, about four hours
 
 What is done for the same configuration is skipped, what was interrupted goes on. Ends with

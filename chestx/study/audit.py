@@ -107,7 +107,7 @@ def shortcut_audit(radiographs: Radiographs) -> dict[str, Any]:
     sizes = len(np.unique(fitted[:, :2], axis=0))
     known = f"width, height, aspect and brightness of an image alone ({sizes:,} sizes in train)"
     if sizes == 1:
-        known = "brightness of an image alone (all of train have one size, not the native one)"
+        known = "brightness of an image alone (all of train have one size)"
     sentence = (
         f"From {known} the class is told on "
         f"validation with AUROC {auroc:.3f} [{low:.3f}, {high:.3f}]: "
