@@ -5,7 +5,7 @@
     python examples/09_compare_augmentation.py --arms extended --num-seeds 3   # after 06 --extended
 
 Arms x seeds, equally many steps under `fair`, epochs under `deck` (three for the DDPMs). What is
-asked of test stands in `protocol.json`, written before it was read; for `exchange` see README.
+asked of test stands in `protocol.json`, written before it was read; for the rest see README.
 """
 
 import dataclasses
@@ -25,8 +25,10 @@ PLAN = files.read_json(Path(__file__).with_name("protocol.json"))
 
 @dataclasses.dataclass
 class Config(CommonConfig):
+    folder = property(lambda self: f"comparison/{self.protocol}/{self.group}".rstrip("/"))
     arms: tuple[str, ...] = option((), f"arms, or {', '.join(GROUPS)}; default: main, or deck")
     num_seeds: int = option(2, "seeds per arm, counted from --seed", laptop=10, slides=10)
+    num_trainings: int = option(1, "of the generators, so many seeds for each; see README")
     num_seeds_deck: int = option(2, "the same under the deck's protocol", laptop=5, slides=10)
     num_steps: int = option(250, "optimizer steps under fair", laptop=1200, slides=1200)
     num_epochs: int = option(5, "epochs under the deck's protocol")
@@ -41,13 +43,10 @@ class Config(CommonConfig):
     def group(self) -> str:  # of other arms than the planned ones: it has a folder of its own
         return "_".join(name for name in self.arms if name not in ("main", "deck"))
 
-    @property
-    def folder(self) -> str:
-        return f"comparison/{self.protocol}/{self.group}".rstrip("/")
-
     def inputs(self, data: Radiographs) -> dict:
-        own = Experiment(self, data)
-        return {"plan": PLAN} | {n: own.added(a)[1] for n, a in arms_of(self.names, self).items()}
+        own, trainings = Experiment(self, data), range(self.num_trainings)
+        arms = arms_of(self.names, self).items()
+        return {"plan": PLAN} | {n: [own.added(a, k)[1] for k in trainings] for n, a in arms}
 
     def is_whole(self, data: Radiographs) -> bool:
         return not self.keep_in  # else finished units are still to be kept
@@ -60,20 +59,23 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 2. Is anything in two places? What could be told without looking at a lung?
     generators = sorted({arm.generator for arm in arms.values()} - {""})
-    leaks = audit.leak_audit(data, config.image_size, generators, out.root)
-    shortcuts = audit.shortcut_audit(data)
-    print(leaks["sentence"], shortcuts["sentence"], sep="\n")
+    sets = (generators, out.root, config.num_trainings)
+    audits = {"audit": audit.leak_audit(data, config.image_size, *sets)}
+    audits["shortcuts"] = audit.shortcut_audit(data)
+    print(*(found["sentence"] for found in audits.values()), sep="\n")
 
     # 3. Every arm with every seed, each a unit that is written when it is done.
     count = config.num_seeds_deck if config.protocol == "deck" else config.num_seeds
-    seeds = range(config.seed, config.seed + count)
-    units = [experiment.run_unit(name, arm, s) for s in seeds for name, arm in arms.items()]
+    units = [
+        experiment.run_unit(name, arm, config.seed + s, training=s // count)
+        for s in range(count * config.num_trainings)
+        for name, arm in arms.items()
+    ]
     if config.keep_in:
         readings.keep(out.root, units, config.keep_in, data["test"]["patient"])
 
     # 4. Scores, paired contrasts, and what was to be asked.
-    found = comparison.answers(units, data, PLAN, primary=not config.group)
-    found |= {"audit": leaks, "shortcuts": shortcuts}
+    found = comparison.answers(units, data, PLAN) | audits
 
     # 5. What the slides show, with the flow that led here.
     shown = comparison_exhibits.exhibits(found, out, units, experiment.real("test"), suffix)

@@ -237,10 +237,11 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
     assert {arm for arm, number in added.items() if number} == adding
     assert {number for number in added.values() if number} == {missing}
     assert [len(row["seeds"]) for row in result["arms"]] == [2] * len(added)
-    assert {c["a"] for c in result["primary"]} == set(result["plan"]["primary"]["arms"])
+    planned = [[c["a"], c["b"]] for c in result["primary"]]
+    assert planned == result["plan"]["primary"]["contrasts"]
     assert result["exhibits"]["answer"]["text"].startswith("Rehearsal, not the plan: adding")
     verdict = result["exhibits"]["verdict"]["text"]
-    assert verdict.startswith("Rehearsal, not the plan (phantom data, 2 seeds, not 10, at most 60")
+    assert verdict.startswith("Rehearsal, not the plan (phantom data, 2 seeds, not 30, at most 60")
 
 
 @pytest.mark.parametrize(
@@ -322,10 +323,34 @@ def test_extended_arms_add_to_what_the_main_ones_left(whole, tmp_path, no_pictur
     shares = {arm: rows[f"best_{arm}"]["num_added"] / missing for arm in (50, 200)}
     assert shares == {arm: pytest.approx(arm / 100, abs=0.03) for arm in shares}
     assert rows["cvae_both"]["num_added"] == 2 * missing
-    assert {row["steps"] for row in rows.values()} == {TINY["num_steps"]}
+    steps = {arm: row["steps"] / TINY["num_steps"] for arm, row in rows.items()}
+    assert steps == dict.fromkeys(rows, 1) | {"longer": 2}
     assert result["primary"] == []  # one question was written down, and it is not here
     new = read_lines(copy / "ledger.jsonl")[len(before) :]
     assert {row["arm"] for row in new} == set(GROUPS["extended"]) - set(GROUPS["main"])
+
+
+def test_each_training_of_the_generator_has_its_seeds(whole, tmp_path, no_pictures):
+    """The second training's images reach the second half of the seeds, and of its arms alone."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    folder, again = copy / "training_1", {"seed": 1}
+    run(load("04_train_ddpm"), folder, generator="ddpm_mended", **again)
+    run(load("06_generate_synthetic"), folder, generators=("ddpm_mended",), **again)
+    module = load("09_compare_augmentation")
+    result = run(module, copy, arms=("planned",), num_trainings=2, num_seeds=2, resume=True)
+    folders = sorted((copy / "comparison" / "fair").glob("*/seed_*"))
+    units = {(f.parent.name, int(f.name[5:])): read_json(f / "result.json") for f in folders}
+    sets = [units["ddpm_mended", seed]["added"]["synthetic"] for seed in range(4)]
+    assert sets[0] == sets[1] != sets[2] == sets[3]
+    assert [one["synthetic"] for one in result["inputs"]["ddpm_mended"]] == sets[1:3]
+    assert len({str(units["duplicates", seed]["added"]) for seed in range(4)}) == 1
+    (row,) = [row for row in result["trainings"] if row["arm"] == "ddpm_mended"]
+    halves = [
+        s["auroc"] for arm in result["arms"] if arm["arm"] == row["arm"] for s in arm["seeds"]
+    ]
+    assert row["means"] == pytest.approx([sum(halves[:2]) / 2, sum(halves[2:]) / 2])
+    assert any("training_1" in folder for folder in result["audit"]["files"])
+    assert len(result["primary"]) == 3
 
 
 def test_some_of_the_arms_are_no_whole_comparison(whole, tmp_path, no_pictures):

@@ -36,6 +36,7 @@ class Arm:
     # How it is trained: Adam for so many steps or, if they are 0, epochs.
     num_steps: int = 1200
     num_epochs: int = 5
+    length: int = 1  # times what the protocol gives of either
     batch_size: int = 32
     learning_rate: float = 1e-3
     lr_scheduler: str = "constant"
@@ -55,9 +56,10 @@ class Arm:
         return self.adds if self.adds in GENERATORS else ""
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the arm's result: every field but those for the eye."""
-        values = dataclasses.asdict(self)
-        return {name: values[name] for name in values if name not in ("title", "colour")}
+        """All that decides the arm's result: every field but those for the eye, and ``length``,
+        which ``arms_of`` has put into steps and epochs."""
+        without = ("title", "colour", "length")
+        return {name: v for name, v in dataclasses.asdict(self).items() if name not in without}
 
     def augment(self, images: torch.Tensor) -> torch.Tensor:
         """Training images (B, 1, H, W) in [-1, 1]: framed otherwise, then normalized."""
@@ -103,6 +105,8 @@ def arms_of(names: Iterable[str], config: Any, known: dict[str, Arm] = ARMS) -> 
     for name in names:
         if name not in known:
             raise ValueError(f"arm={name!r} is unknown; choose from {tuple(known)}")
-        epochs = config.num_epochs_ddpm if known[name].adds in DDPMS else config.num_epochs
-        arms[name] = dataclasses.replace(known[name], num_steps=steps, num_epochs=epochs)
+        arm = known[name]
+        epochs = config.num_epochs_ddpm if arm.adds in DDPMS else config.num_epochs
+        long = {"num_steps": steps * arm.length, "num_epochs": epochs * arm.length}
+        arms[name] = dataclasses.replace(arm, **long)
     return arms

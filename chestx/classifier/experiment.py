@@ -67,6 +67,11 @@ def scored(unit: Unit) -> Unit:
     }
 
 
+def training_folder(root: Path, training: int) -> Path:
+    """Where a training of the generators lies: 0 in the output folder itself, others below it."""
+    return root / f"training_{training}" if training else root
+
+
 class Experiment:
     """The images, sizes and folder that all arms of a comparison share.
 
@@ -93,20 +98,21 @@ class Experiment:
         return to_tensors(self.data[split], self.config.image_size).resized(self.size)
 
     @functools.cache  # noqa: B019
-    def synthetic(self, name: str, count: int, label: int) -> Added:
+    def synthetic(self, name: str, count: int, label: int, training: int = 0) -> Added:
         """The first ``count`` images of class ``label`` that 06 made, for the classifier.
 
         Raises ValueError if there are too few, or if the generator is not the one that made them
         or saw an image on which something is judged.
         """
-        image_size = self.config.image_size
-        made = SyntheticSet.checked(self.root, name, self.data, label, image_size)
+        image_size, root = self.config.image_size, training_folder(self.root, training)
+        made = SyntheticSet.checked(root, name, self.data, label, image_size)
         return made.tensors(count, image_size).resized(self.size), made.identity(count)
 
-    def added(self, arm: Arm) -> Added:
+    def added(self, arm: Arm, training: int = 0) -> Added:
         """What an arm adds to the real images; their number follows from the training split.
 
-        Duplicates are taken in turn, so that no real image appears twice more than another.
+        Duplicates are taken in turn, so that no real image appears twice more than another. Of
+        synthetic images ``training`` says which training of their generator made them.
         """
         if not arm.adds:
             return None, {}
@@ -122,9 +128,9 @@ class Experiment:
             turns = torch.arange(count) % len(own)
             copies = RadiographTensors(own.images[turns], own.labels[turns])
             return copies, {"num_duplicates": count}
-        images, identity = self.synthetic(arm.adds, count, self.label)
+        images, identity = self.synthetic(arm.adds, count, self.label, training)
         if arm.both_classes:
-            others, other = self.synthetic(arm.adds, count, 1 - self.label)
+            others, other = self.synthetic(arm.adds, count, 1 - self.label, training)
             images, identity = images.joined(others), identity | {"other": other}
         return images, identity
 
@@ -164,6 +170,7 @@ class Experiment:
         arm: Arm,
         seed: int,
         *,
+        training: int = 0,
         added: Added | None = None,
         folder: str = "",
         judge: Judge = judge,
@@ -182,7 +189,7 @@ class Experiment:
         """
         started = time.monotonic()
         path = self.root / (folder or f"comparison/{self.data.protocol}/{name}") / f"seed_{seed}"
-        images, identity = self.added(arm) if added is None else added
+        images, identity = self.added(arm, training) if added is None else added
         if added and images is not None:  # they are known by their pixels alone
             pixels = images.images.numpy().tobytes()
             identity = identity | {"pixels": hashlib.sha256(pixels).hexdigest()}
@@ -194,7 +201,7 @@ class Experiment:
         if resume and (path / "result.json").exists():
             unit = files.read_json(path / "result.json")
             if unit["fingerprint"] == about["fingerprint"]:
-                return scored(unit)
+                return scored(unit | {"training": training})
 
         model, history = self.trained(about, arm, images, path, resume)
         splits = {"validation": self.real("validation")}
@@ -216,4 +223,4 @@ class Experiment:
             files.write_json(path / "result.json", unit)
             shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of no more use
         processes().wait_for_everyone()
-        return scored(unit)
+        return scored(unit | {"training": training})

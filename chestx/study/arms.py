@@ -11,6 +11,7 @@ from chestx.classifier.arms import AS_HIDDEN, BEST, SYNTHETIC, Arm
 from chestx.generators.registry import GENERATORS
 
 EXTENDED = {
+    "longer": Arm("original, twice the steps", "#999999", length=2),
     "twin": Arm(GENERATORS["twin"].title, GENERATORS["twin"].colour, "twin"),
     "best_50": Arm("DDPM mended, 50 %", "#d6604d", BEST, 0.5),
     "best_200": Arm("DDPM mended, 200 %", "#8e0d1f", BEST, 2.0),
@@ -24,6 +25,7 @@ EXCHANGE = {
 ARMS = arms.ARMS | EXTENDED | EXCHANGE
 GROUPS = {
     "main": tuple(arms.ARMS),
+    "planned": ("original", "duplicates", "classical", BEST, "classical_best"),
     "deck": ("original", *SYNTHETIC),
     "extended": ("original", "duplicates", BEST, *EXTENDED),
     "exchange": ("original", *EXCHANGE),
@@ -39,7 +41,7 @@ def arms_of(names: Iterable[str], config: Any) -> dict[str, Arm]:
 def extended_sets(label: int, missing: int) -> dict[tuple[str, int], int]:
     """(generator, class label) -> number of images that the extended arms add, at most."""
     sets: dict[tuple[str, int], int] = {}
-    for arm in EXTENDED.values():
+    for arm in (arm for arm in EXTENDED.values() if arm.generator):
         for y in (label, 1 - label) if arm.both_classes else (label,):
             key = (arm.generator, y)
             sets[key] = max(sets.get(key, 0), round(arm.amount * missing))

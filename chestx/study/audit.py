@@ -1,6 +1,7 @@
 """Audits before an experiment: images in two places, sources of synthetic images, shortcuts."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from chestx.classifier.experiment import training_folder
 from chestx.radiographs import images
 from chestx.radiographs.sources import inspect_file, is_image_name
 from chestx.radiographs.splits import Radiographs
@@ -27,27 +29,31 @@ def pixel_hashes(pixels: torch.Tensor) -> list[str]:
 
 
 def leak_audit(
-    radiographs: Radiographs, image_size: int, generators: Iterable[str] = (), root: Path = Path()
+    radiographs: Radiographs,
+    image_size: int,
+    generators: Iterable[str] = (),
+    root: Path = Path(),
+    trainings: int = 1,
 ) -> dict[str, Any]:
     """Raise ValueError if an image lies in two splits, or a synthetic image does not come from
     train alone.
 
     Images are compared by their files and as decoded to ``image_size``, which finds a copy in
     another format, but none that was cropped or compressed anew. (That no patient lies in two
-    splits is how they are made.) For the sets of each of ``generators``, of either class: the
-    generator passes ``check_no_leak``, its weights are those in every record of the manifest, and
-    no file in the folder, listed or not, is a real image. Returns how many files each set has, and
-    a sentence.
+    splits is how they are made.) For the sets of each of ``generators``, of either class, by each
+    of its ``trainings``: the generator passes ``check_no_leak``, its weights are those in every
+    record of the manifest, and no file in the folder, listed or not, is a real image. Returns how
+    many files each set has, and a sentence.
     """
     real = real_images(radiographs, image_size)
     checked = {}
-    for name in generators:
-        for label in range(len(radiographs.class_names)):
-            made = SyntheticSet.checked(root, name, radiographs, label, image_size)
-            paths = [path for path in sorted(made.folder.rglob("*")) if is_image_name(path)]
-            for path in paths:
-                check_not_real(path, real, image_size)
-            checked |= {made.folder.name: len(paths)} if paths else {}
+    labels = range(len(radiographs.class_names))
+    for k, name, label in itertools.product(range(trainings), generators, labels):
+        made = SyntheticSet.checked(training_folder(root, k), name, radiographs, label, image_size)
+        paths = [path for path in sorted(made.folder.rglob("*")) if is_image_name(path)]
+        for path in paths:
+            check_not_real(path, real, image_size)
+        checked |= {str(made.folder): len(paths)} if paths else {}
     deck, unknown = radiographs.protocol == "deck", radiographs.count_unnamed()
     sentence = (
         f"{sum(map(len, radiographs.values())):,} images in {len(radiographs)} splits: no file or "

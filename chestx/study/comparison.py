@@ -1,7 +1,8 @@
 """What the units of a comparison say: scores, paired contrasts, the exchange rate, the plan.
 
-Intervals resample seeds and patients together; what was to be the one confirmatory question is
-written in ``examples/protocol.json`` before it is read, and everything else is exploratory.
+Intervals resample trainings of the generators, seeds and patients together; what was to be the
+confirmatory question is written in ``examples/protocol.json`` before it is read, and everything
+else is exploratory.
 ``verdict.py`` puts it into words.
 """
 
@@ -14,7 +15,16 @@ import numpy as np
 from chestx.classifier.arms import BEST, SYNTHETIC
 from chestx.classifier.experiment import Unit
 from chestx.radiographs.splits import Radiographs
-from chestx.study.paired import Draws, bootstrap, contrast, exchange_rate, holm, mean_interval
+from chestx.study.arms import ARMS
+from chestx.study.paired import (
+    Draws,
+    between_trainings,
+    bootstrap,
+    contrast,
+    exchange_rate,
+    holm,
+    mean_interval,
+)
 
 METRICS = ("auroc", "accuracy", "balanced_accuracy", "recall", "specificity", "brier")
 BASELINES = ("original", "duplicates")  # what every arm is compared with
@@ -24,15 +34,14 @@ WORDS = tomllib.loads(Path(__file__).with_name("comparison.toml").read_text(enco
 DECK_RESULTS = WORDS["deck_results"]
 
 
-def answers(
-    units: list[Unit], data: Radiographs, plan: dict[str, Any], *, primary: bool
-) -> dict[str, Any]:
+def answers(units: list[Unit], data: Radiographs, plan: dict[str, Any]) -> dict[str, Any]:
     """All that is computed from ``units``: what 09 writes. ``plan`` is ``protocol.json``.
 
-    ``contrasts``: every arm minus the baselines, at probability 0.5; ``primary``: the planned ones,
-    unless ``primary`` is False and all is exploratory; ``beside``: those of ``BESIDE``;
-    ``exchange``: what one added image is worth in real ones, a synthetic one and a duplicate;
-    ``deck``: what the slides report, if it can be compared.
+    ``contrasts``: every arm minus the baselines, at probability 0.5; ``beside``: those of
+    ``BESIDE``; ``primary``: the planned ones among both, if all their arms are there, else all is
+    exploratory; ``trainings``: how much the trainings of a generator differ; ``exchange``: what one
+    added image is worth in real ones, a synthetic one and a duplicate; ``deck``: what the slides
+    report, if it can be compared.
     """
     about, margin = data.describe(), plan["equivalence_margin"]
     draws = resample(units, data["test"]["patient"], plan)
@@ -43,14 +52,14 @@ def answers(
         for metric in METRICS
         if base in draws and arm != base
     ]
+    beside = [contrast(draws, *pair, "auroc", margin) for pair in BESIDE if set(pair) <= set(draws)]
     beside_slides = about["protocol"] == "deck" and about["kind"] == "real"
     return {
         "arms": summarize(units),
         "contrasts": contrasts,
-        "primary": primary_contrasts(contrasts, plan["primary"]) if primary else [],
-        "beside": [
-            contrast(draws, *pair, "auroc", margin) for pair in BESIDE if set(pair) <= set(draws)
-        ],
+        "primary": primary_contrasts(contrasts + beside, plan["primary"]),
+        "beside": beside,
+        "trainings": trainings_of(units),
         "exchange": [
             exchange_rate(draws, "original", arm, "back_real")
             for arm in ("back_synthetic", "back_duplicates")
@@ -72,7 +81,9 @@ def summarize(units: list[Unit]) -> list[dict[str, Any]]:
     for arm in dict.fromkeys(u["arm"] for u in units):
         own = [u for u in units if u["arm"] == arm]
         row = {"arm": arm, "num_added": own[0]["num_added"], "steps": own[0]["steps"]}
-        row["seeds"] = [{"seed": u["seed"], "threshold": u["threshold"], **u["test"]} for u in own]
+        row["seeds"] = [
+            {key: u[key] for key in ("seed", "training", "threshold")} | u["test"] for u in own
+        ]
         for part in ("test", "test_tuned"):
             row[part] = {name: mean_interval([u[part][name] for u in own]) for name in metrics}
         row["validation_accuracy"] = mean_interval([u["validation"]["accuracy"] for u in own])
@@ -87,23 +98,45 @@ def resample(units: list[Unit], patients: list[str], plan: dict[str, Any]) -> Dr
     for unit in units:
         by_arm.setdefault(unit["arm"], {})[unit["seed"]] = unit["log_odds"]["test"]
     seeds = sorted(set.intersection(*map(set, by_arm.values())))
+    training = {unit["seed"]: unit["training"] for unit in units}
     return bootstrap(
         np.asarray(units[0]["labels"]["test"]),
         np.asarray(patients),
         {arm: np.array([own[seed] for seed in seeds]) for arm, own in by_arm.items()},
         draws=plan["bootstrap"]["num_draws"],
         seed=plan["bootstrap"]["seed"],
+        trainings=[training[seed] for seed in seeds],
     )
+
+
+def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
+    """Per arm with a generator of which several trainings were read: the mean AUROC of each, and
+    ``between_trainings`` of them."""
+    rows = []
+    for arm in dict.fromkeys(u["arm"] for u in units if ARMS[u["arm"]].generator):
+        scores: dict[int, list[float]] = {}
+        for unit in units:
+            if unit["arm"] == arm:
+                scores.setdefault(unit["training"], []).append(unit["test"]["auroc"])
+        values = np.array(list(scores.values()))
+        if min(values.shape) > 1:
+            row = {"arm": arm, "means": values.mean(1).tolist(), "seeds": values.shape[1]}
+            rows.append(row | between_trainings(values))
+    return rows
 
 
 def primary_contrasts(
     contrasts: list[dict[str, Any]], primary: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The planned contrasts with ``p_holm``, adjusted over them, and the verdict that it leaves."""
-    wanted = (primary["metric"], primary["against"])
-    chosen = [
-        dict(c) for c in contrasts if (c["metric"], c["b"]) == wanted and c["a"] in primary["arms"]
-    ]
+    """The planned contrasts with ``p_holm``, adjusted over them, and the verdict that it leaves.
+
+    [] if one of them is missing.
+    """
+    found = {(c["a"], c["b"]): dict(c) for c in contrasts if c["metric"] == primary["metric"]}
+    planned = [tuple(pair) for pair in primary["contrasts"]]
+    if not set(planned) <= set(found):
+        return []
+    chosen = [found[pair] for pair in planned]
     for row, adjusted in zip(chosen, holm([c["p"] for c in chosen])):
         row["p_holm"] = adjusted
         if adjusted > primary["alpha"]:
@@ -114,28 +147,34 @@ def primary_contrasts(
 def deviations(result: dict[str, Any]) -> list[str]:
     """How a comparison departs from its plan, as phrases; [] if the plan was followed."""
     plan, data, config = result["plan"], result["data"], result["config"]
-    later, real = plan["added_later"], data["kind"] == "real"
-    planned = (plan["primary"]["against"], *plan["primary"]["arms"])
+    run, real = plan["run"], data["kind"] == "real"
     seeds = {row["arm"]: {seed["seed"] for seed in row["seeds"]} for row in result["arms"]}
-    count = len(set.intersection(*seeds.values()))
-    missing = [arm for arm in planned if arm not in seeds]
+    count, wanted = (
+        len(set.intersection(*seeds.values())),
+        plan["num_trainings"] * plan["num_seeds"],
+    )
     found = {
         f"{data['kind']} data": not real,
         f"{data['protocol']} protocol": data["protocol"] != plan["protocol"],
-        "other images": real and data["fingerprint"] != later["data"],
-        f"{seeds_in_words(count)}, not {plan['num_seeds']}": count != plan["num_seeds"],
-        f"without {', '.join(missing)}": bool(missing),
+        "other images": real and data["fingerprint"] != run["data"],
+        f"{seeds_in_words(count)}, not {wanted}": count != wanted,
         f"at most {config.get('limit')} images per split": bool(config.get("limit")),
         "real images hidden": "hidden" in data["counts"],
     }
-    for arm in planned:
-        made = result["inputs"].get(arm, {}).get("synthetic")
-        if real and arm in seeds and made is not None:
-            found[f"another set of {arm}"] = later["sets"].get(arm) != made
-    for name, value in later["settings"].items():
+    for arm in dict.fromkeys(arm for pair in plan["primary"]["contrasts"] for arm in pair):
+        made = [one["synthetic"] for one in result["inputs"].get(arm, ()) if "synthetic" in one]
+        if real and made:
+            found[f"other sets of {ARMS[arm].generator}"] = run["sets"] != made
+    for name, value in run["settings"].items():
         if name in config:
             found[f"{name} {config[name]}, not {value}"] = config[name] != value
     return [phrase for phrase, departs in found.items() if departs]
+
+
+def generators_in_words(result: dict[str, Any]) -> str:
+    """ "one training of each generator", "5 trainings of each generator"."""
+    count = max([row["training"] + 1 for arm in result["arms"] for row in arm["seeds"]])
+    return f"{'one' if count == 1 else count} training{'s' * (count != 1)} of each generator"
 
 
 def seeds_in_words(count: int) -> str:

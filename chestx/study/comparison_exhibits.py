@@ -13,7 +13,7 @@ from chestx.step import Exhibit, Picture, Step, Table, settings
 from chestx.study import comparison_figures as figures
 from chestx.study import verdict
 from chestx.study.arms import ARMS
-from chestx.study.comparison import WORDS, deviations, disagreements
+from chestx.study.comparison import WORDS, deviations, disagreements, generators_in_words
 from chestx.study.paired import prediction_interval
 
 METRICS = WORDS["of_probabilities"] | WORDS["at_threshold"]
@@ -37,6 +37,7 @@ def exhibits(
         **_texts(result),
         **{f"09_{name}_{suffix}": picture for name, picture in pictures.items()},
         "primary": _primary_table(result),
+        "trainings": _trainings_table(result),
         **_score_tables(result),
         "contrasts": _contrast_table(result),
         "deck": _deck_table(result),
@@ -75,6 +76,7 @@ def _pictures(
     if "_" not in suffix and (differ := disagreements(units)):
         made["gallery"] = figures.disagreement_gallery(differ, test, data)
     values = {"margin": result["plan"]["equivalence_margin"], "seed": units[0]["seed"]}
+    values["generators"] = generators_in_words(result)
     return {
         name: Picture(figure, WORDS["pictures"][name].format(**values))
         for name, figure in made.items()
@@ -85,6 +87,7 @@ def _primary_table(result: dict[str, Any]) -> Table:
     margin, alpha = result["plan"]["equivalence_margin"], result["plan"]["primary"]["alpha"]
     columns = {
         "arm": "{title}",
+        "minus": "{base}",
         "difference": "{estimate:+.4f}",
         "95 %": "[{low:+.3f}, {high:+.3f}]",
         "p": "{p:.2g}",
@@ -94,10 +97,27 @@ def _primary_table(result: dict[str, Any]) -> Table:
         "": "{verdict}",
     }
     rows = [
-        c | {"title": ARMS[c["a"]].title, "within": "yes" if c["equivalent"] else "no"}
+        c
+        | {"title": ARMS[c["a"]].title, "base": ARMS[c["b"]].title}
+        | {"within": "yes" if c["equivalent"] else "no"}
         for c in result["primary"]
     ]
     return table_of(columns, rows, CAPTIONS["primary"].format(margin=margin, alpha=alpha))
+
+
+def _trainings_table(result: dict[str, Any]) -> Table:
+    columns = {
+        "arm": "{title}",
+        "mean of each training": "{each}",
+        "sd between trainings": "{sd:.4f}",
+        "95 %": "[{low:.4f}, {high:.4f}]",
+        "sd of a seed": "{within:.4f}",
+    }
+    rows = [
+        row | {"title": ARMS[row["arm"]].title, "each": ", ".join(f"{m:.4f}" for m in row["means"])}
+        for row in result["trainings"]
+    ]
+    return table_of(columns, rows, CAPTIONS["trainings"])
 
 
 def _score_tables(result: dict[str, Any]) -> dict[str, Table]:

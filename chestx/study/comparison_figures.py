@@ -50,8 +50,9 @@ def forest(found: dict[str, Any], data: dict[str, Any]) -> Figure:
     contrasts are filled diamonds with the p value that Holm adjusted.
     """
     wanted = [c for c in found["contrasts"] if c["metric"] == "auroc" and c["a"] != "original"]
-    bases, arms = (list(dict.fromkeys(c[side] for c in wanted)) for side in ("b", "a"))
     adjusted = {(c["b"], c["a"]): c["p_holm"] for c in found["primary"]}
+    wanted += [c for c in found["beside"] if (c["b"], c["a"]) in adjusted]
+    bases, arms = (list(dict.fromkeys(c[side] for c in wanted)) for side in ("b", "a"))
     title = "Paired differences on test, 95 % intervals"
     figure = start_figure(4 * len(bases) + 2, 0.36 * len(arms) + 1.7, data, title)
     panels = figure.subplots(1, max(1, len(bases)), sharey=True, squeeze=False)[0]

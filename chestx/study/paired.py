@@ -1,11 +1,11 @@
-"""Paired statistics of arms x seeds on one test set: what would other seeds and patients say?
+"""Paired statistics of arms x seeds on one test set: what would other trainings and patients say?
 
-Every arm is judged on the same draws of seeds and of patients, which are resampled together:
+Every arm is judged on the same draws of trainings, seeds and patients, resampled together:
 the crossed ("pigeonhole") bootstrap, Owen 2007, doi:10.1214/07-AOAS122. It counts the noise that
 belongs to one seed on one patient up to three times, so it errs towards too wide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,27 @@ def prediction_interval(interval: dict[str, float]) -> tuple[float, float]:
     mean, sd, n = interval["mean"], interval["sd"], interval["n"]
     low, high = (mean + t * sd * (1 + 1 / n) ** 0.5 for t in stats.t.interval(0.95, n - 1))
     return float(low), float(high)
+
+
+def between_trainings(scores: np.ndarray) -> dict[str, float]:
+    """The standard deviation between trainings of a generator, with its 95 % interval.
+
+    ``scores`` (K, S): S >= 2 seeds of a classifier for each of K >= 2 trainings. By analysis of
+    variance: ``sd`` is the root of (MSB - MSW) / S, 0 if that is negative; the interval is that of
+    Williams 1962 (Biometrika 49, 278), at least 90 % and nearly always 95 %. ``within`` is the
+    deviation between the seeds of one training.
+    """
+    trainings, seeds = scores.shape
+    free = (trainings - 1, trainings * (seeds - 1))
+    between, within = seeds * scores.mean(1).var(ddof=1), scores.var(1, ddof=1).mean()
+
+    def deviation(ratio: float, share: float = free[0]) -> float:
+        return float(max(0, free[0] * (between - ratio * within) / (seeds * share)) ** 0.5)
+
+    low, high = (
+        deviation(stats.f.ppf(q, *free), stats.chi2.ppf(q, free[0])) for q in (0.975, 0.025)
+    )
+    return {"sd": deviation(1), "low": low, "high": high, "within": float(within**0.5)}
 
 
 def weighted_scores(
@@ -72,19 +93,22 @@ def bootstrap(
     log_odds: Mapping[str, np.ndarray],
     draws: int = 10_000,
     seed: int = 0,
+    trainings: Sequence[int] = (),
 ) -> dict[str, dict[str, np.ndarray]]:
     """Mean over seeds of every metric of every arm: (1 + draws,), first of the data themselves.
 
     ``labels`` and ``patients`` (N,); ``log_odds`` of class 1 (S, N) by arm, row s of every arm
-    from the same seed. Each draw takes S seeds and as many patients, with all their images, as
-    there are, with replacement, the same for every arm; one that misses a class is drawn again.
-    Percentiles of a difference cover other seeds of training and other patients of this source.
-    They hold on condition of the training images and of the generator.
+    from the same seed; ``trainings`` (S,): which training of its generator an arm's row s is of,
+    () if all are of one. Each draw takes as many trainings as there are, within each its number of
+    seeds, and as many patients, with all their images, as there are, all with replacement and the
+    same for every arm; one that misses a class is drawn again. Percentiles of a difference cover
+    other seeds and other patients of this source, with several trainings other trainings of the
+    generator too. They hold on condition of the training images, with one training of it as well.
 
-    A bootstrap of few seeds is too narrow (of ten: 90 % for 95 %), so a draw's departures from
-    equal weights of the seeds are multiplied by sqrt(S / chi2), chi2 drawn with S - 1 degrees of
-    freedom: that makes the seeds' share of the spread Student's t. A single seed stays as it is:
-    the spread is that of patients alone and says nothing about another training. Takes about
+    A bootstrap of few is too narrow (of ten: 90 % for 95 %), so a draw's departures from equal
+    weights are multiplied by sqrt(n / chi2), chi2 drawn with n - 1 degrees of freedom, n the number
+    of trainings or, of one, of seeds: that makes their share of the spread Student's t. Of a single
+    seed the spread is that of patients alone and says nothing about another training. Takes about
     30 N bytes a draw. Raises ValueError for log-odds that are not finite, and for a class or a
     second patient that is missing.
     """
@@ -95,7 +119,8 @@ def bootstrap(
     if set(np.unique(labels)) != {0, 1} or len(np.unique(patients)) < 2:
         raise ValueError("a test set needs both labels, 0 and 1, and two patients; give more")
     rng = np.random.default_rng(seed)
-    seeds = _seed_weights(len(next(iter(arms.values()))), draws, rng)
+    count = len(next(iter(arms.values())))
+    seeds = _seed_weights(np.asarray(trainings or [0] * count), draws, rng)
     weights = _image_weights(labels, patients, draws, rng)
     result = {}
     for arm, rows in arms.items():
@@ -104,12 +129,18 @@ def bootstrap(
     return result
 
 
-def _seed_weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+def _seed_weights(trainings: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Weights (S, 1 + draws) of mean 1, the first all 1; negative ones occur, by the stretching."""
-    weights = np.ones((count, 1 + draws))
-    if count > 1:
-        drawn = rng.multinomial(count, np.full(count, 1 / count), draws).T
-        weights[:, 1:] += np.sqrt(count / rng.chisquare(count - 1, draws)) * (drawn - 1)
+    weights = np.ones((len(trainings), 1 + draws))
+    names, sizes = np.unique(trainings, return_counts=True)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)  # (draws, K)
+    for name, size, times in zip(names, sizes, drawn.T):
+        seeds = rng.multinomial(size * times, np.full(size, 1 / size))  # (draws, size)
+        weights[trainings == name, 1:] = seeds.T
+    free = len(names) if len(names) > 1 else len(trainings)
+    if free > 1:
+        stretch = np.sqrt(free / rng.chisquare(free - 1, draws))
+        weights[:, 1:] = 1 + stretch * (weights[:, 1:] - 1)
     return weights
 
 

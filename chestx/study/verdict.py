@@ -1,5 +1,6 @@
 """A comparison in words: plain ones, one sentence with every interval, the deck's console."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from chestx.exhibits import plus_minus
 from chestx.generators.registry import DDPMS
 from chestx.study.arms import ARMS
-from chestx.study.comparison import WORDS, deviations, seeds_in_words
+from chestx.study.comparison import WORDS, deviations, generators_in_words, seeds_in_words
 
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
 
@@ -18,7 +19,7 @@ def _answer(verdicts: list[str], margin: float) -> str:
     if kinds == {"better"}:
         return "yes"
     if "better" in kinds:
-        return "with some generators" + ", while others harm" * ("worse" in kinds)
+        return "in some comparisons" + ", while others show harm" * ("worse" in kinds)
     if kinds == {"worse"}:
         return "no, it makes things worse"
     if kinds == {"equivalent"}:
@@ -27,24 +28,24 @@ def _answer(verdicts: list[str], margin: float) -> str:
 
 
 def plain_answer(result: dict[str, Any]) -> dict[str, str]:
-    """Up to three plain sentences: what synthetic images did, what moving and re-exposing the real
-    ones did, what a seed alone does. {} if there is nothing to compare."""
+    """Up to four plain sentences: what synthetic images did, those of the generators that are not
+    in the plan, what moving and re-exposing the real images did, what a seed alone does. {} if
+    there is nothing to compare."""
     rows, words = result["primary"] or _exploratory(result["contrasts"]), WORDS["answer"]
     if result["exchange"] or not rows:
         return {}
-    did = []
-    for verdict in VERDICTS:
-        own = [ARMS[row["a"]].title for row in rows if row["verdict"] == verdict]
-        did += [f"{words[verdict]} with {', '.join(own)}"] if own else []
-    values = {"asked": _standing(result).split(" (")[0], "did": "; ".join(did)}
-    values["against"] = _against(rows, result["arms"])
-    for c in result["contrasts"] + result["beside"]:
+    asked = {row["a"] for row in rows}
+    others = [row for row in _exploratory(result["contrasts"]) if row["a"] not in asked]
+    values = {"asked": _standing(result).split(" (")[0]}
+    for name, own in {"did": rows, "others": others}.items():
+        values[name] = "; ".join(_by_verdict(own, result["arms"], lambda row: "", words))
+    for c in result["contrasts"] + result["beside"] + result["primary"]:
         if c["metric"] == "auroc":
             values[f"{c['a']}_{c['b']}"] = words[c["verdict"]]
     first = result["arms"][0]
     areas = [seed["auroc"] for seed in first["seeds"]]
     values |= {"arm": ARMS[first["arm"]].title, "seeds": seeds_in_words(len(areas))}
-    said = {"answer": words["synthetic"]}
+    said = {"answer": words["synthetic"]} | ({"answer_others": words["others"]} if others else {})
     if {"classical_original", "classical_best_classical"} <= values.keys():
         said["answer_classical"] = words["classical"]
     if len(areas) > 1:
@@ -74,19 +75,33 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     rows = result["primary"] or _exploratory(result["contrasts"])
     if not rows:
         return ""
-    parts = []
-    for verdict in VERDICTS:
-        own = [_estimate(row) for row in rows if row["verdict"] == verdict]
-        parts += [f"{verdict} with {', '.join(own)}"] if own else []
+    parts = _by_verdict(rows, result["arms"], _numbers, dict(zip(VERDICTS, VERDICTS)))
     answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
     return (
-        f"{_standing(result)}: does synthetic data help more than "
-        f"{_against(rows, result['arms'])}? "
+        f"{_standing(result)}: does synthetic data help? "
         f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
-        f"({scope}, one trained generator each; uncorrected 95 % intervals"
+        f"({scope}, {generators_in_words(result)}; uncorrected 95 % intervals"
         f"{', p by Holm' * bool(result['primary'])})."
         + (_beside(result) if result["primary"] else "")
     )
+
+
+def _by_verdict(
+    rows: list[dict[str, Any]],
+    arms: list[dict[str, Any]],
+    numbers: Callable[[dict[str, Any]], str],
+    words: dict[str, str],
+) -> list[str]:
+    """One phrase per verdict and baseline: which arms had it, each with its ``numbers``, against
+    what."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])):
+        found.setdefault((row["verdict"], row["b"]), []).append(row)
+    return [
+        f"{words[verdict]} with {', '.join(ARMS[row['a']].title + numbers(row) for row in own)} "
+        f"against {_against(own, arms)}"
+        for (verdict, _), own in found.items()
+    ]
 
 
 def _exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,33 +112,30 @@ def _exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
-    """What the arms of ``rows`` are compared with: as many duplicates only where it is as many."""
+    """The one baseline of ``rows``: as many duplicates only where it is as many."""
     base, added = rows[0]["b"], {row["arm"]: row["num_added"] for row in arms}
-    if base == "original":
-        return "no added images"
+    if base != "duplicates":
+        return "no added images" if base == "original" else ARMS[base].title
     if {added[row["a"]] for row in rows if row["a"] in added} == {added[base]}:
         return "as many duplicates of real images"
     return "the duplicates that balance the classes (whatever number and class an arm adds)"
 
 
 def _beside(result: dict[str, Any]) -> str:
-    """What the answer is to be read beside: plain training, and classical augmentation."""
-    named = ["duplicates", "classical", *(row["a"] for row in result["primary"])]
-    plain = [
-        f"{_estimate(c)} ({c['verdict']})"
-        for c in result["contrasts"]
-        if (c["metric"], c["b"]) == ("auroc", "original") and c["a"] in named
+    """What the answer is to be read beside: the other contrasts of AUROC, whatever they say."""
+    asked = {(row["a"], row["b"]) for row in result["primary"]}
+    plain = [c for c in result["contrasts"] if (c["metric"], c["b"]) == ("auroc", "original")]
+    others = [
+        f"{ARMS[c['a']].title}{_numbers(c)} against {ARMS[c['b']].title} ({c['verdict']})"
+        for c in plain + result["beside"]
+        if (c["a"], c["b"]) not in asked
     ]
-    pairs = [
-        f"{_estimate(c)} ({c['verdict']}) against {ARMS[c['b']].title}" for c in result["beside"]
-    ]
-    text = f" Exploratory, against no added images: {', '.join(plain)}." if plain else ""
-    return text + (f" {'; '.join(pairs)}." if pairs else "")
+    return f" Exploratory: {', '.join(others)}." if others else ""
 
 
-def _estimate(row: dict[str, Any]) -> str:
+def _numbers(row: dict[str, Any]) -> str:
     adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
-    return f"{ARMS[row['a']].title} {_in_brackets(row)}{adjusted}"
+    return f" {_in_brackets(row)}{adjusted}"
 
 
 def _in_brackets(row: dict[str, Any]) -> str:
