@@ -71,7 +71,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         print(f"{sampler:>22} {steps:3d} steps: {trials[-1].words()}")
 
     # 4. The choice, on validation.
-    best = samplers.recommend(trials, judge.real["validation"])
+    best = samplers.recommend(trials, judge)
     out.seen = f"recommended, by validation: {best.sampler}, {best.steps} steps; {best.words()}"
     return out.save(
         {

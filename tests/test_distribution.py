@@ -1,6 +1,7 @@
 """KID against torchmetrics, its definition and brute force; the floor; the features; the choice."""
 
 import dataclasses
+import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_jackknife_is_leaving_out_one_image_after_the_other():
     found = kid_interval(x, y)
     assert found["se"] == pytest.approx(variance**0.5)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.959964 * found["se"])
+
+
+def test_kid_leaves_out_one_patient_after_the_other():
+    """With three alike images of each, counting images as independent is far too sure."""
+    x, alone = normal(8, 1), normal(7, 2, 0.5)
+    patients = [str(i // 3) for i in range(21)]
+    y = alone.repeat_interleave(3, 0) + 0.01 * normal(21, 3)
+    kept = [[p != str(i) for p in patients] for i in range(7)]
+    without_x = [kid(torch.cat([x[:i], x[i + 1 :]]), y) for i in range(8)]
+    without_y = [kid(x, y[torch.tensor(rows)]) for rows in kept]
+    variance = 7 * np.var(without_x) + 6 * np.var(without_y)
+    found = kid_interval(x, y, None, patients)
+    assert found["se"] == pytest.approx(variance**0.5)
+    assert kid_interval(y, x, patients)["se"] == pytest.approx(found["se"])
+    many = normal(200, 4)
+    assert kid_interval(many, y, None, patients)["se"] > 1.1 * kid_interval(many, y)["se"]
+    one, other = (kid_difference(many, many, y, who) for who in (patients, None))
+    assert one == pytest.approx(other)  # what y does to both cancels out
+    with pytest.raises(ValueError, match="two images beside"):
+        kid_interval(x, y, None, ["one"] * 21)
 
 
 def test_interval_has_the_spread_of_repetitions():
@@ -237,13 +258,14 @@ def trial(features, seconds, evaluations, **kids):
 def test_recommendation():
     """The cheapest that validation cannot tell from the best."""
     validation = normal(60, 9)
+    judge = types.SimpleNamespace(real={"validation": validation}, patients={"validation": None})
     found = [normal(60, 1, 1.0), normal(60, 2), normal(60, 3), normal(60, 4)]
     trials = [
         trial(f, s, n, validation=kid(f, validation), reference=r)
         for f, s, n, r in zip(found, (1.0, 2.0, 3.0, 4.0), (5, 10, 20, 50), (5.0, 2.0, 3.0, 1.0))
     ]
-    assert recommend(trials, validation) is trials[1]
-    assert recommend(trials[:1], validation) is trials[0]
+    assert recommend(trials, judge) is trials[1]
+    assert recommend(trials[:1], judge) is trials[0]
     equal = [dataclasses.replace(each, evaluations=10) for each in trials[1:]]  # equally dear
     best = min(equal, key=lambda each: each.kid["validation"]["kid"])  # the least KID
-    assert recommend(equal, validation) is best
+    assert recommend(equal, judge) is best

@@ -120,8 +120,7 @@ def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
                 scores.setdefault(unit["training"], []).append(unit["test"]["auroc"])
         values = np.array(list(scores.values()))
         if min(values.shape) > 1:
-            row = {"arm": arm, "means": values.mean(1).tolist(), "seeds": values.shape[1]}
-            rows.append(row | between_trainings(values))
+            rows.append({"arm": arm, "means": values.mean(1).tolist()} | between_trainings(values))
     return rows
 
 
@@ -149,10 +148,8 @@ def deviations(result: dict[str, Any]) -> list[str]:
     plan, data, config = result["plan"], result["data"], result["config"]
     run, real = plan["run"], data["kind"] == "real"
     seeds = {row["arm"]: {seed["seed"] for seed in row["seeds"]} for row in result["arms"]}
-    count, wanted = (
-        len(set.intersection(*seeds.values())),
-        plan["num_trainings"] * plan["num_seeds"],
-    )
+    count = len(set.intersection(*seeds.values()))
+    wanted = plan["num_trainings"] * plan["num_seeds"]
     found = {
         f"{data['kind']} data": not real,
         f"{data['protocol']} protocol": data["protocol"] != plan["protocol"],

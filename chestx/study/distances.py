@@ -18,9 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.nn.functional import one_hot
 
 from chestx.radiographs.images import resize
 
+Patients = list[str] | None  # of every image; None: each image stands for itself
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
@@ -30,20 +32,44 @@ def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _kid(
-    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor
+    xx: torch.Tensor,
+    yy: torch.Tensor,
+    xy: torch.Tensor,
+    x_patients: Patients = None,
+    y_patients: Patients = None,
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """KID from kernels (m, m), (n, n), (m, n), and without each image of x (m,) and of y (n,)."""
+    """KID from kernels (m, m), (n, n), (m, n), and without each patient of x and each of y."""
     m, n = xy.shape
-    rows_x, rows_y = (kernel.sum(1) - kernel.diagonal() for kernel in (xx, yy))
-    sum_x, sum_y, cross = rows_x.sum(), rows_y.sum(), xy.sum()
+    sum_x, sum_y = (kernel.sum() - kernel.trace() for kernel in (xx, yy))
+    cross = xy.sum()
 
     def estimate(sum_x, m, sum_y, n, cross):
         return sum_x / (m * (m - 1)) + sum_y / (n * (n - 1)) - 2 * cross / (m * n)
 
     value = estimate(sum_x, m, sum_y, n, cross)
-    without_x = estimate(sum_x - 2 * rows_x, m - 1, sum_y, n, cross - xy.sum(1))
-    without_y = estimate(sum_x, m, sum_y - 2 * rows_y, n - 1, cross - xy.sum(0))
+    count, pairs, across = _parts(xx, xy, x_patients)
+    without_x = estimate(sum_x - pairs, m - count, sum_y, n, cross - across)
+    count, pairs, across = _parts(yy, xy.T, y_patients)
+    without_y = estimate(sum_x, m, sum_y - pairs, n - count, cross - across)
     return float(value), without_x, without_y
+
+
+def _parts(
+    kernel: torch.Tensor, across: torch.Tensor, patients: Patients
+) -> tuple[torch.Tensor | int, torch.Tensor, torch.Tensor]:
+    """Of each patient: images, and what pairs with these add to ``kernel`` and to ``across``.
+
+    Without ``patients`` each image is one.
+    """
+    rows, columns = kernel.sum(1) - kernel.diagonal(), across.sum(1)
+    if patients is None:
+        return 1, 2 * rows, columns
+    _, group = np.unique(patients, return_inverse=True)
+    own = one_hot(torch.tensor(group)).double()  # (images, patients)
+    count, within = own.sum(0), ((kernel @ own) * own).sum(0) - kernel.diagonal() @ own
+    if len(kernel) - count.max() < 2:
+        raise ValueError("the interval of KID needs two images beside any patient's; give more")
+    return count, 2 * rows @ own - within, columns @ own
 
 
 def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
@@ -54,36 +80,43 @@ def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
         )
 
 
-def _kid_of_features(x: torch.Tensor, y: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+def _kid_of_features(
+    x: torch.Tensor, y: torch.Tensor, x_patients: Patients = None, y_patients: Patients = None
+) -> tuple[float, torch.Tensor, torch.Tensor]:
     _require(x, y, 3)
-    return _kid(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+    kernels = (polynomial_kernel(*pair) for pair in ((x, x), (y, y), (x, y)))
+    return _kid(*kernels, x_patients, y_patients)
 
 
 def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any]:
-    """The jackknife's: of each set the values without one of its images or groups."""
+    """The jackknife's: of each set the values without one of its images, patients or groups."""
     variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
     se = variance**0.5
     return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
 
 
-def kid_interval(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
-    """KID, standard error and 95 % interval, by the jackknife over the images of both sets.
+def kid_interval(
+    x: torch.Tensor, y: torch.Tensor, x_patients: Patients = None, y_patients: Patients = None
+) -> dict[str, float]:
+    """KID, standard error and 95 % interval, by the jackknife over the patients of both sets.
 
-    One image left out at a time; with row sums of the kernel that costs no more than KID itself.
-    The jackknife errs towards too large a variance (Efron and Stein 1981), most where the two
-    distributions are equal. Images count as independent.
+    All images of one patient are left out at a time, of synthetic ones (None) one image; with row
+    sums of the kernel that costs no more than KID itself. The jackknife errs towards too large a
+    variance (Efron and Stein 1981), most where the two distributions are equal.
     """
-    return _interval("kid", *_kid_of_features(x, y))
+    return _interval("kid", *_kid_of_features(x, y, x_patients, y_patients))
 
 
-def kid_difference(a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+def kid_difference(
+    a: torch.Tensor, b: torch.Tensor, y: torch.Tensor, y_patients: Patients = None
+) -> dict[str, float]:
     """KID(a, y) - KID(b, y) with its standard error and 95 % interval; both share ``y``.
 
     What the choice of reference images does to both cancels out, so this is sharper than two
     intervals side by side.
     """
-    value_a, without_a, y_a = _kid_of_features(a, y)
-    value_b, without_b, y_b = _kid_of_features(b, y)
+    value_a, without_a, y_a = _kid_of_features(a, y, None, y_patients)
+    value_b, without_b, y_b = _kid_of_features(b, y, None, y_patients)
     return _interval("difference", value_a - value_b, without_a, without_b, y_a - y_b)
 
 
@@ -129,8 +162,8 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
 def fid_interval(
     x: torch.Tensor,
     y: torch.Tensor,
-    x_patients: list[str] | None = None,
-    y_patients: list[str] | None = None,
+    x_patients: Patients = None,
+    y_patients: Patients = None,
 ) -> dict[str, float]:
     """FID, standard error and 95 % interval, by the jackknife over 20 groups of images per side.
 
@@ -140,7 +173,7 @@ def fid_interval(
     10 to 40 %.
     """
 
-    def without_a_group(f: torch.Tensor, patients: list[str] | None) -> list[torch.Tensor]:
+    def without_a_group(f: torch.Tensor, patients: Patients) -> list[torch.Tensor]:
         groups = patients or range(len(f))
         if len(set(groups)) < 2:
             raise ValueError("the interval of FID needs images of two patients; give more")

@@ -105,7 +105,7 @@ def space_scores(
     rows = {}
     for name, found in {TRAIN: train[chosen], **features}.items():
         patients = [real.patients["train"][i] for i in chosen] if name == TRAIN else None
-        kid = distances.kid_interval(found, reference)
+        kid = distances.kid_interval(found, reference, patients, of_reference)
         rows[name] = {
             "kid": kid,
             "share": kid["kid"] / judge.other_class,

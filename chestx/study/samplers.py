@@ -48,6 +48,7 @@ class Judge:
 
     space: FeatureSpace
     real: dict[str, torch.Tensor]  # split -> features (N, d)
+    patients: dict[str, list[str]]  # split -> those of the real images
     floor: dict[str, float]  # of real against real, with as many images
     other_class: float  # KID of the reference images of the other class: the unit to think in
 
@@ -62,7 +63,8 @@ class Judge:
         n = min(len(features["reference"]), len(patients) - m)
         every = max(1, len(real.other) // num_images)  # files lie in an order: not the first ones
         other = kid_interval(space(real.other[::every]), features["reference"])
-        return cls(space, features, kid_floor(space.real, patients, m, n), other["kid"])
+        floor = kid_floor(space.real, patients, m, n)
+        return cls(space, features, real.patients, floor, other["kid"])
 
 
 @dataclasses.dataclass
@@ -98,22 +100,26 @@ def measure(
     """Try ``sample``; ``how`` are the other arguments of ``timed_images``."""
     images, seconds = timed_images(sample, *how)
     features = judge.space(images)
-    kid = {split: kid_interval(features, real) for split, real in judge.real.items()}
+    kid = {
+        split: kid_interval(features, real, None, judge.patients[split])
+        for split, real in judge.real.items()
+    }
     return Trial(sampler, steps, evaluations, seconds, kid, features, images[:8].clone())
 
 
-def recommend(trials: list[Trial], validation: torch.Tensor) -> Trial:
-    """The cheapest that cannot be told from the one of least KID to ``validation`` features.
+def recommend(trials: list[Trial], judge: Judge) -> Trial:
+    """The cheapest that cannot be told from the one of least KID to the validation images.
 
     Cheapest: fewest evaluations of the network (seconds are noisy), then least KID. Cannot be
     told: the 95 % interval of ``kid_difference`` reaches 0. Few validation images tell little
     apart, so the fewer there are, the more the choice goes by cost.
     """
     best = min(trials, key=lambda trial: trial.kid["validation"]["kid"])
+    validation = (judge.real["validation"], judge.patients["validation"])
     for trial in sorted(trials, key=lambda t: (t.evaluations, t.kid["validation"]["kid"])):
         if trial is best:
             break
-        if kid_difference(trial.features, best.features, validation)["low"] <= 0:
+        if kid_difference(trial.features, best.features, *validation)["low"] <= 0:
             return trial
     return best
 
