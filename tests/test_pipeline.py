@@ -27,9 +27,10 @@ from diffusers.utils import logging
 from chestx.config import generator_for
 from chestx.generators import pipeline as pipelines
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet, null_label
-from chestx.generators.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.schedulers import SAMPLERS, check_schedule, swap_scheduler
 from chestx.radiographs.images import to_uint8
+from chestx.report.diffusion import forward_strip, reverse_strip
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -18,7 +18,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from chestx.config import generator_for, processes
+from chestx.config import processes
 from chestx.generators.ddpm import null_label, takes_class_labels
 from chestx.generators.schedulers import check_runs, check_schedule, require_fit, walk
 from chestx.radiographs.sources import CLASS_NAMES
@@ -257,29 +257,3 @@ def load_pipeline(folder: Path) -> RadiographPipeline:
         if shown:
             logging.enable_progress_bar()
     return pipeline.to(processes().device)
-
-
-def forward_strip(
-    scheduler: DDPMScheduler, images: torch.Tensor, timesteps: list[int], seed: int = 0
-) -> torch.Tensor:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
-    noise = randn_tensor(images.shape, generator=generator_for(seed))
-    return torch.stack([scheduler.add_noise(images, noise, torch.tensor([t])) for t in timesteps])
-
-
-def reverse_strip(
-    pipeline: RadiographPipeline, class_labels: torch.Tensor, timesteps: list[int], seed: int = 0
-) -> torch.Tensor:
-    """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
-
-    The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
-    warn: what the network was trained with is shown as it is.
-    """
-    seen = []  # what the network sees at T - 1, T - 2 and so on to 0, and then its last output
-    labels = class_labels if takes_class_labels(pipeline.unet) else None
-    generators = [generator_for(seed, index) for index in range(len(class_labels))]
-
-    final = pipeline.sample(
-        len(class_labels), labels, None, generators, on_step=lambda i, t, x: seen.append(x)
-    )
-    return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()
