@@ -35,7 +35,7 @@ class RadiographPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"  # for ``enable_model_cpu_offload``
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' name
-    card = ""  # ``README.md``, see ``model_card``
+    card = ""  # ``README.md``, see ``report.training.model_card``
 
     def __init__(
         self,
