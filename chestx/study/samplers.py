@@ -11,12 +11,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from chestx.config import generator_for
 from chestx.exhibits import image_rows, plain, start_figure, worded_table, words_of
 from chestx.generators.pipeline import load_pipeline
-from chestx.generators.schedulers import SAMPLERS, steps_within
+from chestx.generators.schedulers import SAMPLERS
 from chestx.generators.trained import Sample, about_of, pipeline_sampler
 from chestx.radiographs import images as pixels
 from chestx.step import Exhibit, Picture, Table
 from chestx.study.distances import kid_difference, kid_floor, kid_interval
 from chestx.study.features import Extract, FeatureSpace, RealImages
+from chestx.study.twin import steps_within
 
 WORDS = words_of(__file__)
 EVALUATION = 2000  # keeps this noise apart from that of the synthetic sets
