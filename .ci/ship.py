@@ -23,9 +23,9 @@ from chestx.config import generator_for
 from chestx.exhibits import image_rows
 from chestx.generators.pipeline import RadiographPipeline, load_pipeline
 from chestx.generators.registry import ARM_GENERATORS, GENERATORS, title
-from chestx.generators.trained import model_card, pipeline_sampler
+from chestx.generators.trained import pipeline_sampler
 from chestx.radiographs import images
-from chestx.report.training import kept_epoch
+from chestx.report.training import kept_epoch, model_card
 
 TARGET = Path(__file__).parents[1] / "examples" / "pretrained"
 

@@ -36,7 +36,18 @@ def option(default: Any, help: str, *, decides: bool = True, **presets: Any) -> 
 
 
 @dataclasses.dataclass
-class CommonConfig:
+class RunConfig:
+    """What loading data and training both ask."""
+
+    seed: int = option(0, "seed of everything random but the split, which is always the same")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
+    save_every_seconds: float = option(
+        300.0, "at most so much work is lost in a crash", decides=False
+    )
+
+
+@dataclasses.dataclass
+class CommonConfig(RunConfig):
     """What every script asks: which data, at which size, under which protocol, written where.
 
     A script's own ``Config`` says what its result is: the ``folder`` that it is written to, the
@@ -77,13 +88,8 @@ class CommonConfig:
     skip_bad_files: bool = option(
         False, "go on without unreadable files and list them", decides=False
     )
-    seed: int = option(0, "seed of everything random but the split, which is always the same")
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
     resume: bool = option(
         False, "go on from the newest checkpoint, skip what is done", decides=False
-    )
-    save_every_seconds: float = option(
-        300.0, "at most so much work is lost in a crash", decides=False
     )
     output_dir: str = option(
         "outputs", "where everything is written", decides=False,

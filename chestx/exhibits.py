@@ -1,5 +1,6 @@
 """What the figures of several rooms share: a frame that says which data it shows, image rows."""
 
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def table_of(columns: dict[str, str], rows: Iterable[dict[str, Any]], caption: s
     """
     cells = [[shown.format(**row) for shown in columns.values()] for row in rows]
     return Table(list(columns), cells, caption)
+
+
+def worded_table(words: dict[str, Any], rows: Iterable[dict[str, Any]], **values: Any) -> Table:
+    """``table_of`` as ``words`` have it, with ``values`` in the caption."""
+    return table_of(words["columns"], rows, words["caption"].format(**values))
+
+
+def words_of(module: str) -> dict[str, Any]:
+    """The words of a module's exhibits: ``NAME.toml`` beside ``NAME.py``; ``module`` is its file.
+
+    A table there has ``columns``, see ``table_of``, and a ``caption``.
+    """
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def image_rows(

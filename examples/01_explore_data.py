@@ -34,11 +34,10 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     smaller, missing = missing_images(data["train"]["label"])
     out.seen = f"{missing} {data.class_names[smaller]} images are missing for a balance"
 
-    # 3. Look: the first images of each class, and what the classes have in common.
+    # 3. Look: the first images of each class.
     exhibits = {
         "01_class_proportions": figures.class_proportions(official.describe(), f"{whose}."),
         "01_samples": figures.first_images(official, config.image_size, whose),
-        "01_class_means": figures.class_means(official, config.image_size),
         **figures.splits(data, official),
     }
     return out.save(exhibits, missing=missing)

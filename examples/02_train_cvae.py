@@ -13,7 +13,7 @@ import torch
 
 from chestx.config import CommonConfig
 from chestx.generators.cvae import ConditionalVAE, cvae_loss
-from chestx.generators.trained import model_card, save_generator
+from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diagrams, training
@@ -60,7 +60,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         identity=out.identity,
     )
     model.fit_aggregate(train_data)
-    card = model_card(model, out, training.kept_epoch(out, history))
+    card = training.model_card(model, out, training.kept_epoch(out, history))
     save_generator(out.folder, model, data["train"], card)
     last = history[-1]["validation"]
     out.seen = f"cvae: validation {last['loss']:.0f} nats per image, KL {last['kl']:.1f}"

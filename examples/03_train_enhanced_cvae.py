@@ -13,7 +13,7 @@ import torch
 
 from chestx.config import CommonConfig, option
 from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAELoss
-from chestx.generators.trained import model_card, save_generator
+from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diagrams, training
@@ -69,7 +69,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     kept = training.kept_epoch(out, history)
     training.save_samples(out, model.sample, smaller, kept["epoch"])  # as the others, of N(0, I)
     model.fit_aggregate(train_data)
-    save_generator(out.folder, model, data["train"], model_card(model, out, kept))
+    save_generator(out.folder, model, data["train"], training.model_card(model, out, kept))
     early = "stopped early" if len(history) < config.num_epochs else "nothing to stop early"
     out.seen = f"{name}: kept epoch {kept['epoch']} of {len(history)}, {early}"
 
@@ -79,7 +79,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "03_ssim": training.ssim(out, data["train"], smaller),
         "03_enhanced_cvae_architecture": blocks,
         "03_residual_block": diagrams.residual_diagram(model, out.about),
-        "settings": training.settings(config),
+        "settings": training.choices(config),
         "03_latents": training.latents(out, model, train_data, held_out),
         **training.exhibits(out, name, model, history, len(train_data), LOSS),
     }

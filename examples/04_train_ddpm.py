@@ -17,7 +17,7 @@ from chestx.config import CommonConfig, option
 from chestx.generators import ddpm
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.registry import DDPMS, loss_of
-from chestx.generators.trained import model_card, save_generator
+from chestx.generators.trained import save_generator
 from chestx.radiographs.splits import Radiographs, missing_images
 from chestx.radiographs.tensors import to_tensors
 from chestx.report import diffusion, training
@@ -76,7 +76,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         identity=out.identity,
     )
     pipeline = RadiographPipeline(unet, scheduler, data.class_names)
-    card = model_card(pipeline, out, training.kept_epoch(out, history))
+    card = training.model_card(pipeline, out, training.kept_epoch(out, history))
     save_generator(out.folder, pipeline, data["train"], card)
 
     # 4. What the slides show: schedule, way into noise and back, samples, loss, network, numbers.

@@ -17,7 +17,6 @@ from diffusers import DDPMScheduler
 
 from chestx.config import CommonConfig, option
 from chestx.generators.registry import DDPMS
-from chestx.generators.schedulers import steps_within
 from chestx.generators.trained import checked_weights, load_generator, weights_hash
 from chestx.radiographs.splits import Radiographs
 from chestx.step import Result, Step, run
@@ -65,7 +64,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 3. The trained network with each of them.
     trials = []
     for sampler, budget in itertools.product(chosen, config.steps):
-        steps = steps_within(sampler, budget)
+        steps = twin.steps_within(sampler, budget)
         sample = load_generator(name, trained, sampler, steps).sample
         trials.append(samplers.measure(sample, judge, how, sampler, steps, budget))
         print(f"{sampler:>22} {steps:3d} steps: {trials[-1].words()}")

@@ -110,32 +110,24 @@ def test_sets_of_both_classes_made_from_train_pass(twins, radiographs):
 
 
 @pytest.mark.parametrize("split", ["train", "reference", "test", "hidden"])
-@pytest.mark.parametrize("how", ["bytes", "pixels"])
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_planted_real_image_is_found(twins, radiographs, split, how, listed):
+def test_a_planted_real_image_is_found(twins, radiographs, split):
+    """One for which the manifest vouches."""
     folder = twins / "synthetic" / "twin" / "train"
     row, path = radiographs[split][0], folder / "NORMAL" / "synthetic_000002.png"
-    path = path if listed else path.with_name("synthetic_000099.png")
-    if how == "bytes":
-        source = radiographs[split].data["image"][0]["path"].as_py()
-        shutil.copy(source, path)
-    else:
-        picture = images.decode(row["image"], 16)
-        Image.fromarray(picture[0].numpy()).save(path)
-    if listed:  # with a manifest that vouches for it
-        manifest = folder / "metadata.jsonl"
-        records = [json.loads(line) for line in manifest.read_text().splitlines()]
-        records[2]["sha256"] = files.file_hash(path)
-        manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
+    Image.fromarray(images.decode(row["image"], 16)[0].numpy()).save(path)
+    manifest = folder / "metadata.jsonl"
+    records = [json.loads(line) for line in manifest.read_text().splitlines()]
+    records[2]["sha256"] = files.file_hash(path)
+    manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     with pytest.raises(ValueError, match=rf"{path.name} is no synth.*{row['file_name']} \({split}"):
         leak_audit(radiographs, 16, ["twin"], twins)
 
 
-def test_half_a_file_of_an_interrupted_run_is_no_real_image(twins, radiographs):
+def test_half_a_file_of_an_interrupted_run_does_not_count(twins, radiographs):
     folder = twins / "synthetic" / "twin" / "train" / "NORMAL"
     whole = first(folder.parents[1], "train", "NORMAL").read_bytes()
     (folder / "synthetic_000006.png").write_bytes(whole[:60])
-    assert sum(leak_audit(radiographs, 16, ["twin"], twins)["files"].values()) == 11
+    assert sum(leak_audit(radiographs, 16, ["twin"], twins)["files"].values()) == 10
 
 
 def test_a_set_of_another_training_split_is_refused(twins, phantom_folder):

@@ -136,7 +136,7 @@ def test_images_of_one_patient_leave_together():
 
 def test_one_patient_has_no_interval():
     x, y = normal(12, 1), normal(12, 2)
-    with pytest.raises(ValueError, match="two patients"):
+    with pytest.raises(ValueError, match="n_splits=2 or more"):
         fid_interval(x, y, ["one"] * 12)
 
 

@@ -24,12 +24,11 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(TypeError):
         files.write_json(path, {"new": object()})
 
-    def half(beside: Path, content: bytes) -> None:
-        beside.write_bytes(content[: len(content) // 2])
+    def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_synced", half)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match=r"No space.*result\.json.*MB are free"):
             files.write_json(path, {"new": 2})
     assert files.read_json(path) == {"old": 1}

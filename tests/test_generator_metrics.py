@@ -191,5 +191,5 @@ def test_folds_share_no_patient():
     mixed = real_or_made(real, made, singles(60))
     assert mixed > 0.99
     assert apart < 0.9
-    with pytest.raises(ValueError, match="two patients"):
+    with pytest.raises(ValueError, match="n_splits=2 or more"):
         real_or_made(real, made, ["one"] * 60)

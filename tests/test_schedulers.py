@@ -20,14 +20,12 @@ from chestx.generators.ddpm import build_scheduler
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.schedulers import (
     SAMPLERS,
-    STOCHASTIC,
     check_runs,
     check_schedule,
-    steps_within,
     swap_scheduler,
     walk,
 )
-from chestx.study.twin import GaussianDenoiser, recovered
+from chestx.study.twin import STOCHASTIC, GaussianDenoiser, recovered, steps_within
 
 MEAN, DEVIATION = 0.3, 0.15
 # Sensible steps and the relative error of the deviation allowed there. First-order ones lose

@@ -9,10 +9,18 @@ import torch
 from chestx.config import generator_for
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.pipeline import RadiographPipeline
-from chestx.generators.schedulers import SAMPLERS, STOCHASTIC, UNBOUNDED, swap_scheduler
+from chestx.generators.schedulers import SAMPLERS, swap_scheduler
 from chestx.generators.trained import checked_weights
 from chestx.radiographs.splits import load_radiographs
-from chestx.study.twin import GaussianDenoiser, GaussianTwin, candidates, survey, twin_generator
+from chestx.study.twin import (
+    STOCHASTIC,
+    UNBOUNDED,
+    GaussianDenoiser,
+    GaussianTwin,
+    candidates,
+    survey,
+    twin_generator,
+)
 
 
 @pytest.fixture(scope="module")

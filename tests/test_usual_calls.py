@@ -22,7 +22,8 @@ from chestx.config import CommonConfig
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
-from chestx.generators.trained import model_card, save_generator
+from chestx.generators.trained import save_generator
+from chestx.report.training import model_card
 
 
 def saved(folder: Path, num_classes: int | None = None) -> Path:

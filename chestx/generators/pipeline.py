@@ -18,7 +18,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from chestx.config import generator_for, processes
+from chestx.config import processes
 from chestx.generators.ddpm import null_label, takes_class_labels
 from chestx.generators.schedulers import check_runs, check_schedule, require_fit, walk
 from chestx.radiographs.sources import CLASS_NAMES
@@ -35,7 +35,7 @@ class RadiographPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"  # for ``enable_model_cpu_offload``
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' name
-    card = ""  # ``README.md``, see ``model_card``
+    card = ""  # ``README.md``, see ``report.training.model_card``
 
     def __init__(
         self,
@@ -57,7 +57,6 @@ class RadiographPipeline(DiffusionPipeline):
                     f"name for each, but none for the null label"
                 )
             self.register_to_config(class_names=list(class_names), trained=trained)
-        self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, scheduler: SchedulerMixin | None = None, **kwargs):
@@ -107,7 +106,7 @@ class RadiographPipeline(DiffusionPipeline):
         ``output_type``: "pil", or "np" (B, H, W, 1) or "pt" (B, 1, H, W), floats in [0, 1].
         ``callback_on_step_end(pipeline, i, t, {"latents": x})`` may return other latents.
 
-        Tries a schedule, once, and warns of what ``check_schedule`` finds. Raises ValueError as
+        Tries the schedule, and warns of what ``check_schedule`` finds. Raises ValueError as
         ``sample`` does, for an unknown ``output_type`` and if the scheduler fails.
         """
         if output_type not in ("pt", "np", "pil"):
@@ -115,7 +114,10 @@ class RadiographPipeline(DiffusionPipeline):
         if set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"{callback_on_step_end_tensor_inputs=}: give ['latents'] or nothing")
         require_fit(self.trained_scheduler, self.scheduler)
-        self._check(self._steps(num_inference_steps))
+        steps = self._steps(num_inference_steps)
+        check_runs(self.scheduler, steps)  # on one pixel: at most some hundredths of a second
+        for sentence in check_schedule(self.scheduler, steps):
+            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=3)
 
         def on_step(index: int, timestep: int, images: torch.Tensor) -> None:
             if callback_on_step_end and index >= 0:
@@ -123,7 +125,7 @@ class RadiographPipeline(DiffusionPipeline):
                 images.copy_((said or {}).get("latents", images))
 
         images = self.sample(
-            batch_size, class_labels, num_inference_steps, generator, on_step=on_step, **sampling
+            batch_size, class_labels, steps, generator, on_step=on_step, **sampling
         )
         self.maybe_free_model_hooks()
         images = VaeImageProcessor().postprocess(images, output_type)
@@ -211,16 +213,6 @@ class RadiographPipeline(DiffusionPipeline):
 
         return guided
 
-    def _check(self, steps: int) -> None:
-        """Try a schedule once; warn, at the line that called the pipeline, of what is wrong."""
-        tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
-        if tried in self._checked:
-            return
-        check_runs(self.scheduler, steps)
-        for sentence in check_schedule(self.scheduler, steps):
-            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=4)
-        self._checked.add(tried)
-
     def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
         """Names or indices of classes -> (num_images,); None for a UNet without labels."""
         if not takes_class_labels(self.unet):
@@ -257,29 +249,3 @@ def load_pipeline(folder: Path) -> RadiographPipeline:
         if shown:
             logging.enable_progress_bar()
     return pipeline.to(processes().device)
-
-
-def forward_strip(
-    scheduler: DDPMScheduler, images: torch.Tensor, timesteps: list[int], seed: int = 0
-) -> torch.Tensor:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
-    noise = randn_tensor(images.shape, generator=generator_for(seed))
-    return torch.stack([scheduler.add_noise(images, noise, torch.tensor([t])) for t in timesteps])
-
-
-def reverse_strip(
-    pipeline: RadiographPipeline, class_labels: torch.Tensor, timesteps: list[int], seed: int = 0
-) -> torch.Tensor:
-    """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
-
-    The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
-    warn: what the network was trained with is shown as it is.
-    """
-    seen = []  # what the network sees at T - 1, T - 2 and so on to 0, and then its last output
-    labels = class_labels if takes_class_labels(pipeline.unet) else None
-    generators = [generator_for(seed, index) for index in range(len(class_labels))]
-
-    final = pipeline.sample(
-        len(class_labels), labels, None, generators, on_step=lambda i, t, x: seen.append(x)
-    )
-    return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()

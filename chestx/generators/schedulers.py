@@ -49,8 +49,6 @@ SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
     # Adds noise between the timesteps 200 and 800 alone, so that at T = 200 it is an ODE solver.
     "sa-solver": (diffusers.SASolverScheduler, BOUNDED),
 }
-STOCHASTIC = ("ddpm", "euler-ancestral", "kdpm2-ancestral", "sde-dpmsolver++")  # add noise
-UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are no greys in [-1, 1]
 # What belongs to the trained network and must survive a swap.
 TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 TRAINED += ("prediction_type", "rescale_betas_zero_snr")
@@ -185,12 +183,6 @@ def check_schedule(scheduler: SchedulerMixin, num_inference_steps: int) -> list[
             f"t = {first:g}, not at {T - 1}; set timestep_spacing='trailing'"
         )
     return found
-
-
-def steps_within(name: str, evaluations: int) -> int:
-    """Steps that cost at most so many evaluations of the network: 2 n - 1 in second order."""
-    order = getattr(SAMPLERS[name][0], "order", 1)
-    return max(1, (evaluations + order - 1) // order)
 
 
 def _require_betas(scheduler: SchedulerMixin) -> None:

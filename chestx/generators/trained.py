@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from diffusers import ModelMixin
-from huggingface_hub import ModelCard, ModelCardData
 
 from chestx import files
 from chestx.config import processes
@@ -19,7 +18,6 @@ from chestx.generators.registry import GENERATORS
 from chestx.generators.schedulers import check_runs, check_schedule, swap_scheduler
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.splits import Radiographs, smaller_class
-from chestx.step import Step, settings
 
 Sample = Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]
 
@@ -45,37 +43,6 @@ def save_generator(
         model.save_pretrained(folder / "model", safe_serialization=True)
         if card:
             files.write_bytes(folder / "model" / "README.md", card.encode())
-
-
-def model_card(model: ModelMixin | RadiographPipeline, out: Step, kept: dict[str, Any]) -> str:
-    """What the Hub shows of a model: data, licence, training, metrics, limits, how to load it.
-
-    ``out`` is the step that trained it, ``kept`` the row of its history whose weights were saved.
-    The text is ``card.md``.
-    """
-    source, kind = out.about["source"], GENERATORS[out.config.folder]
-    counts = out.about["counts"]["train"]
-    labelled = kind.model is not None or takes_class_labels(model.unet)
-    known = {"phantom": "apache-2.0", "hub": "cc-by-4.0", "kaggle": "cc-by-4.0"}
-    head = ModelCardData(
-        license=known.get(source),
-        library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
-        tags=["chest-x-ray", "synthetic-data", "not-for-clinical-use"],
-    )
-    card = ModelCard.from_template(
-        head,
-        template_path=str(Path(__file__).with_name("card.md")),
-        model=model,
-        kind=kind,
-        labelled=labelled,
-        names=list(counts),
-        classes=" and ".join(counts) if labelled else smaller_class(counts),
-        data=out.about | {"source": Path(source).name},  # of a folder, not where it lies
-        settings={k: v or getattr(kind, k, v) for k, v in settings(out.config).items()},
-        kept=kept,
-    )
-    return str(card)
 
 
 def about_of(folder: Path) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
 
+from chestx.config import generator_for
 from chestx.exhibits import image_rows, plain, start_figure
-from chestx.generators.ddpm import build_scheduler
-from chestx.generators.pipeline import RadiographPipeline, forward_strip, reverse_strip
+from chestx.generators.ddpm import build_scheduler, takes_class_labels
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.registry import GENERATORS, title
 from chestx.generators.schedulers import MAX_SIGNAL
 from chestx.generators.trained import pipeline_sampler
@@ -66,6 +68,31 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
         "Next to nothing should be left at T, since sampling starts from pure noise. Below -60 dB "
         "the curves are cut.",
     )
+
+
+def forward_strip(
+    scheduler: DDPMScheduler, images: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps with one eps: (len(timesteps), B, 1, H, W)."""
+    noise = randn_tensor(images.shape, generator=generator_for(seed))
+    return torch.stack([scheduler.add_noise(images, noise, torch.tensor([t])) for t in timesteps])
+
+
+def reverse_strip(
+    pipeline: RadiographPipeline, class_labels: torch.Tensor, timesteps: list[int], seed: int = 0
+) -> torch.Tensor:
+    """x_t on the way back, by all steps of the training scheduler: (len(timesteps), B, 1, H, W).
+
+    The entry for t is what the network sees at t; the entry for 0 is the finished image. Does not
+    warn: what the network was trained with is shown as it is.
+    """
+    seen = []  # what the network sees at T - 1, T - 2 and so on to 0, and then its last output
+    labels = class_labels if takes_class_labels(pipeline.unet) else None
+    generators = [generator_for(seed, index) for index in range(len(class_labels))]
+    final = pipeline.sample(
+        len(class_labels), labels, None, generators, on_step=lambda i, t, x: seen.append(x)
+    )
+    return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()
 
 
 def forward(out: Step, name: str, scheduler: DDPMScheduler, images: torch.Tensor) -> Picture:

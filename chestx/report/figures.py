@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from chestx.exhibits import image_rows, plain, start_figure, titled_images
+from chestx.exhibits import image_rows, plain, start_figure
 from chestx.generators.registry import title
 from chestx.radiographs import images as pixels
 from chestx.radiographs.sources import FOLDERS
@@ -43,21 +43,6 @@ def first_images(radiographs: Radiographs, image_size: int, heading: str) -> Pic
             rows[f"{split} {name}"] = pixels.to_float(tensors.of_class(label).images[:8])
     figure = image_rows(rows, radiographs.describe(), heading)
     return Picture(figure, f"The first images of each class at {image_size} px.")
-
-
-def class_means(radiographs: Radiographs, image_size: int) -> Picture:
-    """The mean training image of either class, and their difference."""
-    tensors = to_tensors(radiographs["train"], image_size)
-    names = radiographs.class_names
-    means = [pixels.to_float(tensors.of_class(label).images).mean(0) for label in (0, 1)]
-    difference = means[1] - means[0]
-    row = [(mean, f"mean {name}") for mean, name in zip(means, names)]
-    row.append((2 * difference, "2 x difference"))
-    return Picture(
-        titled_images({"": row}, radiographs.describe(), "What the classes share"),
-        f"Mean train image of either class and their difference, bright where {names[1]} is "
-        f"brighter; greys differ by {difference.abs().mean():.3f} on average, in [-1, 1].",
-    )
 
 
 def shared(radiographs: Radiographs, column: str) -> int:

@@ -1,4 +1,4 @@
-"""What the trainings show (02, 03, 04, 08): samples, losses, the label's say, numbers."""
+"""What the trainings show (02, 03, 04): samples, losses, the label's say, numbers, a card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from diffusers import ModelMixin
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from torchvision.utils import save_image
 
 from chestx.config import generator_for, processes
 from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
 from chestx.generators.cvae import ConditionalVAE
+from chestx.generators.ddpm import takes_class_labels
+from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.registry import GENERATORS, title
 from chestx.generators.trained import Sample
 from chestx.radiographs.images import decode, to_float
 from chestx.radiographs.splits import missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.report.diagrams import count_parameters
-from chestx.step import Exhibit, Picture, Step, Table
+from chestx.step import Exhibit, Picture, Step, Table, settings
 from chestx.study.lessons import distortions
 
 History = list[dict[str, Any]]  # what ``train`` returns: one row per epoch
@@ -175,7 +179,7 @@ def latents(
     )
 
 
-def settings(config: Any) -> Table:
+def choices(config: Any) -> Table:
     """What the deck leaves open in the enhanced CVAE, and we chose."""
     names = ("beta", "ssim_weight", "patience", "latent_dim", "channels")
     names += ("learning_rate", "batch_size", "ema_decay")
@@ -196,3 +200,34 @@ def ssim(out: Step, split: Dataset, label: int) -> Picture:
         titled_images({"": row}, out.about, "One error, four distortions"),
         "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1].",
     )
+
+
+def model_card(model: ModelMixin | RadiographPipeline, out: Step, kept: dict[str, Any]) -> str:
+    """What the Hub shows of a model: data, licence, training, metrics, limits, how to load it.
+
+    ``out`` is the step that trained it, ``kept`` the row of its history whose weights were saved.
+    The text is ``card.md``.
+    """
+    source, kind = out.about["source"], GENERATORS[out.config.folder]
+    counts = out.about["counts"]["train"]
+    labelled = kind.model is not None or takes_class_labels(model.unet)
+    known = {"phantom": "apache-2.0", "hub": "cc-by-4.0", "kaggle": "cc-by-4.0"}
+    head = ModelCardData(
+        license=known.get(source),
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["chest-x-ray", "synthetic-data", "not-for-clinical-use"],
+    )
+    card = ModelCard.from_template(
+        head,
+        template_path=str(Path(__file__).with_name("card.md")),
+        model=model,
+        kind=kind,
+        labelled=labelled,
+        names=list(counts),
+        classes=" and ".join(counts) if labelled else smaller_class(counts),
+        data=out.about | {"source": Path(source).name},  # of a folder, not where it lies
+        settings={k: v or getattr(kind, k, v) for k, v in settings(out.config).items()},
+        kept=kept,
+    )
+    return str(card)

@@ -15,8 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from chestx.classifier.experiment import training_folder
-from chestx.radiographs import images
-from chestx.radiographs.sources import inspect_file, is_image_name
 from chestx.radiographs.splits import Radiographs
 from chestx.radiographs.tensors import to_tensors
 from chestx.study.paired import bootstrap
@@ -42,25 +40,24 @@ def leak_audit(
     another format, but none that was cropped or compressed anew. (That no patient lies in two
     splits is how they are made.) For the sets of each of ``generators``, of either class, by each
     of its ``trainings``: the generator passes ``check_no_leak``, its weights are those in every
-    record of the manifest, and no file in the folder, listed or not, is a real image. Returns how
-    many files each set has, and a sentence.
+    record of the manifest, and no image is a real one. Returns how many images each set has, and a
+    sentence.
     """
     real = real_images(radiographs, image_size)
     checked = {}
     labels = range(len(radiographs.class_names))
     for k, name, label in itertools.product(range(trainings), generators, labels):
         made = SyntheticSet.checked(training_folder(root, k), name, radiographs, label, image_size)
-        paths = [path for path in sorted(made.folder.rglob("*")) if is_image_name(path)]
-        for path in paths:
-            check_not_real(path, real, image_size)
-        checked |= {str(made.folder): len(paths)} if paths else {}
+        if count := len(made.listed()):
+            check_not_real(made, count, real, image_size)
+            checked[str(made.folder.relative_to(root))] = count
     deck, unknown = radiographs.protocol == "deck", radiographs.count_unnamed()
     sentence = (
         f"{sum(map(len, radiographs.values())):,} images in {len(radiographs)} splits: no file or "
         f"decoded image lies in two of them{', but for val and train of the deck' * deck}"
         f"{f'; of {unknown:,} images the patient is unknown' * bool(unknown)}. "
         f"{sum(checked.values()):,} synthetic images in {len(checked)} sets: their generators saw "
-        f"{'no test image' if deck else 'images of train alone'}, and none is, file or pixel for "
+        f"{'no test image' if deck else 'images of train alone'}, and none is, pixel for "
         f"pixel, a real image (near copies: 07)."
     )
     return {"files": checked, "sentence": sentence}
@@ -83,18 +80,18 @@ def real_images(radiographs: Radiographs, image_size: int) -> dict[str, tuple[st
     return found
 
 
-def check_not_real(path: Path, real: dict[str, tuple[str, str]], image_size: int) -> None:
-    """Raise ValueError if a file's bytes or decoded pixels are a key of ``real``."""
-    sha, unreadable = inspect_file(path)
-    keys = [sha]
-    if not unreadable:  # an interrupted run may leave half a file, which no manifest lists
-        with Image.open(path) as picture:
-            keys += pixel_hashes(images.decode(picture, image_size)[None])
-    for file, split in (real[key] for key in keys if key in real):
-        raise ValueError(
-            f"{path} is no synthetic image but a copy of {file} ({split}); delete the folder of "
-            f"this set and run 06 again"
-        )
+def check_not_real(
+    made: SyntheticSet, count: int, real: dict[str, tuple[str, str]], image_size: int
+) -> None:
+    """Raise ValueError if the pixels of one of ``count`` images are a key of ``real``."""
+    hashes = pixel_hashes(made.tensors(count, image_size).images)
+    for record, key in zip(made.records, hashes):
+        if key in real:
+            file, split = real[key]
+            raise ValueError(
+                f"{made.path(record)} is no synthetic image but a copy of {file} ({split}); delete "
+                f"the folder of this set and run 06 again"
+            )
 
 
 def shortcut_audit(radiographs: Radiographs) -> dict[str, Any]:

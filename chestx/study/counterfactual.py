@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from sklearn.metrics import roc_auc_score
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, table_of
+from chestx.exhibits import image_rows, worded_table, words_of
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.radiographs.images import to_float
@@ -24,6 +24,7 @@ from chestx.radiographs.tensors import to_tensors
 from chestx.step import Exhibit, Picture
 from chestx.study.paired import bootstrap, contrast
 
+WORDS = words_of(__file__)
 COUNTERFACTUAL = 3000  # keeps this noise apart from that of the synthetic sets
 STEPS = 20  # of the whole way from T; from t on there are fewer
 MAP = "mean |difference|"
@@ -122,18 +123,9 @@ def judged(
         f"As an anomaly score the difference map {says} the {rival}: its AUROC on the reference "
         f"split differs by {gain['estimate']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]."
     )
-    caption = (
-        f"AUROC between the classes, as many images of either: {len(validation.sick)} of "
-        f"validation, {len(own.sick)} of reference. t, and whether a high or a low grey value "
-        f"counts as sick, were chosen on validation; intervals are 95 % over patients, on "
-        f"condition of one network and one classifier. Test was not read."
-    )
-    columns = {
-        "score": "{score}",
-        "validation": "{validation:.3f}",
-        "reference [95 %]": "{reference:.3f} [{low:.3f}, {high:.3f}]",
-    }
-    table = table_of(columns, [{"score": name, **row} for name, row in aurocs.items()], caption)
+    counts = {"validation": len(validation.sick), "reference": len(own.sick)}
+    cells = [{"score": name, **row} for name, row in aurocs.items()]
+    table = worded_table(WORDS["scores"], cells, **counts)
     return {"auroc": aurocs, "contrast": gain, "verdict": text}, {"said": text, "scores": table}
 
 
@@ -158,9 +150,5 @@ def twins_picture(
     best = max(by_timestep, key=by_timestep.get)
     title, labels = f"Noised to t = {best}, then denoised", [names[own.sick[i]] for i in chosen]
     tried = ", ".join(f"{auroc:.3f} at t = {t}" for t, auroc in by_timestep.items())
-    caption = (
-        f"Reference images, not chosen. Difference: image minus counterfactual; bright is what the "
-        f"network took away, dark what it added. Bright spots in a {names[0]} are its errors. "
-        f"Validation AUROC of the difference: {tried}."
-    )
+    caption = WORDS["twins"].format(healthy=names[0], tried=tried)
     return Picture(image_rows(rows, data, title, labels), caption)

@@ -175,8 +175,6 @@ def fid_interval(
 
     def without_a_group(f: torch.Tensor, patients: Patients) -> list[torch.Tensor]:
         groups = patients or range(len(f))
-        if len(set(groups)) < 2:
-            raise ValueError("the interval of FID needs images of two patients; give more")
         folds = GroupKFold(min(20, len(set(groups))))
         return [f[rows] for rows, _ in folds.split(f, groups=groups)]
 
@@ -226,8 +224,6 @@ def real_or_made(
     """
     own = made_patients or [f"synthetic {i}" for i in range(len(made))]
     splits = min(5, len(set(patients)), len(set(own)))
-    if splits < 2:
-        raise ValueError("folds without a shared patient need two patients on each side; give more")
     scores = cross_val_score(
         make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
         torch.cat([real, made]).numpy(),

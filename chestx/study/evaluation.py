@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from chestx.exhibits import table_of, titled_images
+from chestx.exhibits import titled_images, worded_table, words_of
 from chestx.generators.registry import title
 from chestx.step import Exhibit, Picture, Table
 from chestx.study import distances
@@ -12,6 +12,7 @@ from chestx.study.features import Extract, RealImages
 from chestx.study.memorisation import aligned_distances, feature_distances, memorised
 from chestx.study.samplers import Judge
 
+WORDS = words_of(__file__)
 Scores = dict[str, Any]
 # TRAIN stands for a perfect generator, UNSEEN says what chance alone makes of real images.
 TRAIN, UNSEEN, REFERENCE = "training images", "validation images", "reference images"
@@ -47,17 +48,14 @@ def evaluate(
     for which, row in copies["pixels"].items():
         chance = f"{row['by_chance']:.1f} by chance"
         print(f"{title(which)}: {row['copies']} candidates for copies ({chance})")
-    about = (
-        f"{count:,} images of each set against {len(reference):,} of the reference split. Features "
-        f"are those of a VGG16 with random weights, and the penultimate layer of a classifier of "
-        f"the real training images. Precision, recall, density, coverage: {neighbours} neighbours. "
-        f"No test image was read."
-    )
+    counts = {"count": count, "reference": len(reference), "neighbours": neighbours}
     exhibits = {
         "07_pairs": pairs_picture(sets, train, copies["pixels"], data),
-        "about": about,
+        "about": WORDS["about"].format(**counts),
         **{name: space_table(name, space) for name, space in spaces.items()},
-        "greys": greys_table(greys),
+        "greys": worded_table(
+            WORDS["greys"], [{"title": title(n), **row} for n, row in greys.items()]
+        ),
         "copies": copies_table(copies),
     }
     return {"greys": greys, "spaces": spaces, "memorisation": copies}, exhibits
@@ -72,22 +70,6 @@ def grey_scores(images: torch.Tensor) -> Scores:
         "contrast": images.std((1, 2, 3)).mean().item(),
         "ms_ssim": distances.ms_ssim_similarity(images),
     }
-
-
-def greys_table(greys: dict[str, Scores]) -> Table:
-    """``grey_scores`` of every set: what a wrong noise schedule does to an image shows here."""
-    columns = {
-        "set": "{title}",
-        "brightness": "{brightness:+.3f}",
-        "its sd": "{spread:.3f}",
-        "contrast": "{contrast:.3f}",
-        "MS-SSIM": "{ms_ssim:.3f}",
-    }
-    caption = (
-        "Greys in [-1, 1]: mean of the images' means, its standard deviation, mean of their "
-        "standard deviations. MS-SSIM of random pairs: the higher, the more alike."
-    )
-    return table_of(columns, [{"title": title(n), **row} for n, row in greys.items()], caption)
 
 
 def space_scores(
@@ -125,46 +107,27 @@ def pairs_picture(
         pairs = found[name]["pairs"]
         rows[title(name)] = [(images[i], f"{distance:.2f}") for i, _, distance in pairs]
         rows[f"nearest in train\nto {title(name)}"] = [(train[j], "") for _, j, _ in pairs]
-    caption = (
-        "Above each the distance, 0 for a copy, after a small shift and without brightness and "
-        "contrast. Real validation images, which no generator saw, come first."
+    return Picture(
+        titled_images(rows, data, "The images closest to a training image"), WORDS["pairs"]
     )
-    return Picture(titled_images(rows, data, "The images closest to a training image"), caption)
 
 
 def space_table(name: str, space: Scores) -> Table:
     """One feature space; training images stand for what a perfect generator would score."""
-    columns = {
-        "set": "{title}",
-        "KID": "{kid[kid]:.3f} [{kid[low]:.3f}, {kid[high]:.3f}]",
-        "share": "{share:.0%}",
-        "FID": "{fid[fid]:.1f} ± {margin:.1f}",
-        **{key: f"{{{key}:.2f}}" for key in ("precision", "recall", "density", "coverage")},
-        "told apart": "{real_or_made:.2f}",
-    }
     rows = [
         {"title": title(which), "margin": distances.Z * row["fid"]["se"], **row}
         for which, row in space["rows"].items()
     ]
-    caption = (
-        f"Features: {title(name)}. KID [95 %] of real against real stays below "
-        f"{space['floor']['p95']:.3f} in 95 % of patient-disjoint splits; its share is that of the "
-        f"KID to the other class, {space['kid_to_other']:.3f}. FID ± 95 % at these numbers of "
-        f"images, which alone make it large. Told apart: AUROC of a logistic "
-        f"regression between real and synthetic, folds by patient, 0.5 is the goal."
-    )
-    return table_of(columns, rows, caption)
+    about = {
+        "features": title(name),
+        "floor": space["floor"]["p95"],
+        "other": space["kid_to_other"],
+    }
+    return worded_table(WORDS["space"], rows, **about)
 
 
 def copies_table(found: dict[str, dict[str, Scores]]) -> Table:
     """What ``memorised`` says of every set, by what its distances are measured in."""
-    columns = {
-        "set": "{title}",
-        "distance in": "{space}",
-        "closer to train": "{closer[share]:.0%} ± {margin:.0%}",
-        "smallest distance": "{pairs[0][2]:.3f}",
-        "copies (by chance)": "{candidates}",
-    }
     rows = [
         {
             "title": title(name),
@@ -176,12 +139,4 @@ def copies_table(found: dict[str, dict[str, Scores]]) -> Table:
         for space, sets in found.items()
         for name, row in sets.items()
     ]
-    caption = (
-        "Memorisation. Closer to train: the nearest of as many training images as there are "
-        "held-out ones is nearer than the nearest held-out one; about 50 % where nothing was "
-        "copied. Copies: the distance to train is a smaller part of that to held-out images than "
-        "for any validation image; in brackets, how many chance alone would give. "
-        "Compare with validation images, which no generator saw: few patients "
-        "and blur move both. Pixel distances allow for a small shift, brightness and contrast."
-    )
-    return table_of(columns, rows, caption)
+    return worded_table(WORDS["copies"], rows)

@@ -4,13 +4,15 @@ from typing import Any
 
 import torch
 
-from chestx.exhibits import table_of
+from chestx.exhibits import worded_table, words_of
 from chestx.generators.cvae import ConditionalVAE, kl_divergence
 from chestx.generators.enhanced_cvae import mean_ssim
 from chestx.generators.registry import title
 from chestx.radiographs.images import to_float
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.step import Table
+
+WORDS = words_of(__file__)
 
 
 @torch.no_grad()
@@ -47,18 +49,5 @@ def latent_health(model: ConditionalVAE, data: RadiographTensors) -> dict[str, A
 
 def latent_table(found: dict[str, dict[str, Any]]) -> Table:
     """``latent_health`` of each VAE, by the name of the generator or in words."""
-    columns = {
-        "": "{title}",
-        "active dimensions": "{active_units} of {latent_dim}",
-        "KL, nats": "{kl:.1f}",
-        "of it in one dimension": "{kl_per_dimension[0]:.2f}",
-        "SSIM": "{ssim:.3f}",
-        "with the z of another image": "{ssim_shuffled:.3f}",
-    }
     rows = [{"title": title(name), **row} for name, row in found.items()]
-    caption = (
-        "The latent space on the validation split; z is the posterior mean. Active are dimensions "
-        "whose z varies over images by more than 0.01. Where SSIM is the same with the z of "
-        "another image the decoder does not listen to z."
-    )
-    return table_of(columns, rows, caption)
+    return worded_table(WORDS["table"], rows)

@@ -1,8 +1,5 @@
 """Small computations behind the lessons: what SSIM sees, what is left at T, what slips would do."""
 
-import tomllib
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
@@ -10,12 +7,14 @@ from scipy import ndimage, optimize
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.config import generator_for
+from chestx.exhibits import worded_table, words_of
 from chestx.generators.ddpm import build_scheduler
 from chestx.generators.enhanced_cvae import mean_ssim
 from chestx.generators.registry import GENERATORS, title
 from chestx.step import Table
 from chestx.study.twin import GaussianTwin
 
+WORDS = words_of(__file__)
 REAL = "training images"
 TERMINAL = ("ddpm", "ddpm_mended", "ddpm_zero_snr")  # one of each noise schedule
 SCHEDULE_COLOURS = {GENERATORS[name].schedule: GENERATORS[name].colour for name in TERMINAL}
@@ -26,7 +25,7 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
 
     ``image`` (1, H, W) in [-1, 1]. The blur is given, a Gaussian of H / 24 pixels (at least 1);
     the strength of noise, brightness and shift is solved for so that their MSE, after clipping
-    to [-1, 1], is the blur's. Raises ValueError for a constant image, which no blur changes.
+    to [-1, 1], is the blur's.
     """
     clean = image[0].double().numpy()
     noise = torch.randn(clean.shape, generator=generator_for(0), dtype=torch.float64).numpy()
@@ -42,8 +41,6 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
 
     blurred = ndimage.gaussian_filter(clean, max(1, len(clean) / 24), mode="nearest")
     target = error(blurred)
-    if target < 1e-9:
-        raise ValueError("the image is constant: no blur changes it; choose another image")
     pictures = {"original": clean, "blur": blurred}
     for name, distort in kinds.items():
         strength = optimize.brentq(lambda s, f=distort: error(f(s)) - target, 0, 1)
@@ -57,7 +54,7 @@ def distortions(image: torch.Tensor) -> dict[str, tuple[torch.Tensor, float, flo
 
 
 def deck_errors() -> list[dict[str, str]]:
-    """The slides' slips of ``slips.toml``: ``slide``, ``wrong``, ``right``, and what would happen
+    """The slides' slips of ``lessons.toml``: ``slide``, ``wrong``, ``right``, and what would happen
     ``then``, every number computed from the deck's schedule and network."""
     scheduler, cnn = build_scheduler("deck"), ChestCNN(64)
     betas, bars = scheduler.betas.double(), scheduler.alphas_cumprod.double()
@@ -90,8 +87,7 @@ def deck_errors() -> list[dict[str, str]]:
         "one_pool": one_pool,
         "one_pool_parameters": one_pool * 128 + 128,
     }
-    slips = tomllib.loads(Path(__file__).with_name("slips.toml").read_text(encoding="utf-8"))
-    return [slip | {"then": slip["then"].strip().format(**numbers)} for slip in slips["slip"]]
+    return [slip | {"then": slip["then"].format(**numbers)} for slip in WORDS["slip"]]
 
 
 def deck_slips() -> Table:
@@ -125,12 +121,7 @@ def brightness_table(greys: dict[str, dict[str, float]]) -> Table:
     """``brightness`` by name; ``signal_at_T`` where a schedule has one."""
     rows = []
     for name, row in greys.items():
-        kept = row["sd"] / greys[REAL]["sd"]
         left = f"{row['signal_at_T']:.1%}" if "signal_at_T" in row else ""
-        rows.append([title(name), f"{row['mean']:+.3f}", f"{row['sd']:.3f}", f"{kept:.0%}", left])
-    header = ["", "brightness", "its sd", "of the real sd", "amplitude left at T"]
-    caption = (
-        "Mean grey of an image in [-1, 1]. Twin rows: the exact denoiser of Gaussian data with the "
-        "mean and covariance of the training images, by all steps of each schedule."
-    )
-    return Table(header, rows, caption)
+        kept = row["sd"] / greys[REAL]["sd"]
+        rows.append({"title": title(name), "kept": kept, "left": left, **row})
+    return worded_table(WORDS["brightness"], rows)

@@ -9,15 +9,17 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, plain, start_figure, table_of
+from chestx.exhibits import image_rows, plain, start_figure, worded_table, words_of
 from chestx.generators.pipeline import load_pipeline
-from chestx.generators.schedulers import SAMPLERS, steps_within
+from chestx.generators.schedulers import SAMPLERS
 from chestx.generators.trained import Sample, about_of, pipeline_sampler
 from chestx.radiographs import images as pixels
 from chestx.step import Exhibit, Picture, Table
 from chestx.study.distances import kid_difference, kid_floor, kid_interval
 from chestx.study.features import Extract, FeatureSpace, RealImages
+from chestx.study.twin import steps_within
 
+WORDS = words_of(__file__)
 EVALUATION = 2000  # keeps this noise apart from that of the synthetic sets
 
 
@@ -152,16 +154,9 @@ def tour(folder: Path, evaluations: int, num_images: int, seed: int) -> dict[str
 
 def trials_table(trials: list[Trial]) -> Table:
     """Every trial, the least KID first."""
-    columns = {
-        "sampler": "{sampler}",
-        "steps": "{steps}",
-        "KID, validation": "{kid[validation][kid]:.3f}",
-        "KID, reference [95 %]": "{real[kid]:.3f} [{real[low]:.3f}, {real[high]:.3f}]",
-        "s per image": "{seconds:.3f}",
-    }
     ordered = sorted(trials, key=lambda trial: trial.kid["reference"]["kid"])
     rows = [trial.row() | {"real": trial.kid["reference"]} for trial in ordered]
-    return table_of(columns, rows, f"{len(trials[0].features)} images each.")
+    return worded_table(WORDS["trials"], rows, count=len(trials[0].features))
 
 
 def choice_text(best: Trial, twin: Trial, judge: Judge) -> str:

@@ -22,7 +22,7 @@ from chestx.classifier.experiment import Experiment, Unit, predict
 from chestx.classifier.metrics import choose_threshold, classification_metrics
 from chestx.exhibits import plus_minus
 from chestx.radiographs.tensors import RadiographTensors
-from chestx.step import Exhibit, Table
+from chestx.step import Table
 from chestx.study.paired import mean_interval
 
 CRITERION = "mean of AUROC and best balanced accuracy, all shifted copies of validation pooled"
@@ -221,18 +221,6 @@ def verdict(found: dict[str, Any], kind: str) -> str:
         ]
         said.append(f"At {at}: {', '.join(scores)}.")
     return " ".join(said)
-
-
-def final_exhibits(found: dict[str, Any]) -> dict[str, Exhibit]:
-    """The verdict, and a table of one network and the ensemble at both thresholds."""
-    rows = []
-    for at, part in (("0.5", "test"), ("own threshold", "test_tuned")):
-        one, together = found[part], found["ensemble"][part]
-        rows.append([f"one network, {at}", *(plus_minus(one[name]) for name in FINAL_SCORES)])
-        rows.append([f"ensemble, {at}", *(f"{together[name]:.4f}" for name in FINAL_SCORES)])
-    caption = f"Test, {found['test']['auroc']['n']} seeds that the search did not use."
-    table = Table(["", *FINAL_SCORES.values()], rows, caption)
-    return {"said": found["verdict"], "final": table}
 
 
 def ranking_table(rows: list[dict[str, Any]]) -> Table:

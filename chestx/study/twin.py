@@ -16,19 +16,14 @@ import torch
 from diffusers import SchedulerMixin
 
 from chestx.config import generator_for
-from chestx.generators.schedulers import (
-    SAMPLERS,
-    STOCHASTIC,
-    UNBOUNDED,
-    check_schedule,
-    steps_within,
-    swap_scheduler,
-    walk,
-)
+from chestx.generators.schedulers import SAMPLERS, check_schedule, swap_scheduler, walk
 from chestx.generators.trained import Generator, checked_weights
 from chestx.radiographs.images import to_float
 from chestx.radiographs.splits import Radiographs
 from chestx.radiographs.tensors import to_tensors
+
+STOCHASTIC = ("ddpm", "euler-ancestral", "kdpm2-ancestral", "sde-dpmsolver++")  # add noise
+UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are no greys in [-1, 1]
 
 
 class GaussianDenoiser:
@@ -159,6 +154,12 @@ class GaussianTwin:
         """Mean and standard deviation of an image's mean grey."""
         weights = self.vectors.mean(1)  # of each direction in the mean over pixels
         return float(self.mean.mean()), float((weights**2 * self.variances).sum().sqrt())
+
+
+def steps_within(name: str, evaluations: int) -> int:
+    """Steps that cost at most so many evaluations of the network: 2 n - 1 in second order."""
+    order = getattr(SAMPLERS[name][0], "order", 1)
+    return max(1, (evaluations + order - 1) // order)
 
 
 def survey(

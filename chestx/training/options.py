@@ -6,16 +6,12 @@ from typing import Any, Literal
 
 from accelerate.tracking import get_available_trackers
 
-from chestx.config import option, processes
+from chestx.config import RunConfig, option, processes
 
 
 @dataclasses.dataclass
-class TrainingConfig:
-    """How to train, the same for every model; a script's ``Config`` inherits these as flags.
-
-    Three of the last four are repeated from ``CommonConfig``, whose defaults win in a script: so
-    that ``TrainingConfig()`` stands alone.
-    """
+class TrainingConfig(RunConfig):
+    """How to train, the same for every model; a script's ``Config`` inherits these as flags."""
 
     num_epochs: int = option(10, "passes over the training images")
     max_steps: int = option(0, "stop after so many optimizer steps whatever the epoch; 0: never")
@@ -28,11 +24,6 @@ class TrainingConfig:
     ema_decay: float = option(0.0, "moving average of the weights; 0 for none")
     patience: int = option(0, "epochs without a better validation loss before stopping; 0: never")
     sample_epochs: tuple[int, ...] = option((), "epochs after which samples are drawn")
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate")
-    seed: int = option(0, "seed of weights, order and noise")
-    save_every_seconds: float = option(
-        300.0, "at most so much work is lost in a crash", decides=False
-    )
     log_with: str = option(
         "", "'tensorboard', or another tracker of accelerate that is installed", decides=False
     )
