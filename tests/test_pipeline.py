@@ -351,12 +351,31 @@ def test_trailing_leaves_all_steps_of_training_what_they_were():
     assert torch.equal(*made)
 
 
-def test_a_schedule_is_tried_before_an_image_is_made(monkeypatch):
-    made, tried = pipeline(schedule="scaled"), []
-    monkeypatch.setattr(pipelines, "check_runs", lambda scheduler, steps: tried.append(steps))
-    for steps in (4, 75):
-        made(1, num_inference_steps=steps, generator=generator_for(0))
-    assert tried == [4, 75]
+def test_a_schedule_is_tried_once_per_scheduler_and_number_of_steps(monkeypatch):
+    made, tried = with_spacing(pipeline(schedule="scaled"), "leading"), []
+
+    def counting(scheduler, steps):
+        tried.append((type(scheduler).__name__, steps))
+        if steps > 200:
+            raise ValueError("too many")
+
+    monkeypatch.setattr(pipelines, "check_runs", counting)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for steps in (4, 4, 75, 4, 75):
+            made(1, num_inference_steps=steps, generator=generator_for(0))
+    assert tried == [("DDPMScheduler", 4), ("DDPMScheduler", 75)]
+    assert [str(w.message).partition("from pure noise at ")[2][:7] for w in caught] == [
+        "t = 150",
+        "t = 148",
+    ]
+    made.scheduler = swap_scheduler(made.scheduler, "ddpm")  # the same class, other spacing
+    for _ in range(2):
+        made(1, num_inference_steps=4, generator=generator_for(0))
+    for _ in range(2):  # what fails is tried again
+        with pytest.raises(ValueError, match="too many"):
+            made(1, num_inference_steps=201)
+    assert tried[2:] == [("DDPMScheduler", 4), *[("DDPMScheduler", 201)] * 2]
 
 
 def test_loading_is_silent_and_leaves_diffusers_as_it_was(tmp_path, capfd):

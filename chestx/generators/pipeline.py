@@ -57,6 +57,7 @@ class RadiographPipeline(DiffusionPipeline):
                     f"name for each, but none for the null label"
                 )
             self.register_to_config(class_names=list(class_names), trained=trained)
+        self._checked: set[tuple] = set()  # schedules and steps that ``_check`` has tried
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, scheduler: SchedulerMixin | None = None, **kwargs):
@@ -106,7 +107,7 @@ class RadiographPipeline(DiffusionPipeline):
         ``output_type``: "pil", or "np" (B, H, W, 1) or "pt" (B, 1, H, W), floats in [0, 1].
         ``callback_on_step_end(pipeline, i, t, {"latents": x})`` may return other latents.
 
-        Tries the schedule, and warns of what ``check_schedule`` finds. Raises ValueError as
+        Tries a schedule, once, and warns of what ``check_schedule`` finds. Raises ValueError as
         ``sample`` does, for an unknown ``output_type`` and if the scheduler fails.
         """
         if output_type not in ("pt", "np", "pil"):
@@ -114,10 +115,7 @@ class RadiographPipeline(DiffusionPipeline):
         if set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"{callback_on_step_end_tensor_inputs=}: give ['latents'] or nothing")
         require_fit(self.trained_scheduler, self.scheduler)
-        steps = self._steps(num_inference_steps)
-        check_runs(self.scheduler, steps)  # on one pixel: at most some hundredths of a second
-        for sentence in check_schedule(self.scheduler, steps):
-            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=3)
+        self._check(self._steps(num_inference_steps))
 
         def on_step(index: int, timestep: int, images: torch.Tensor) -> None:
             if callback_on_step_end and index >= 0:
@@ -125,7 +123,7 @@ class RadiographPipeline(DiffusionPipeline):
                 images.copy_((said or {}).get("latents", images))
 
         images = self.sample(
-            batch_size, class_labels, steps, generator, on_step=on_step, **sampling
+            batch_size, class_labels, num_inference_steps, generator, on_step=on_step, **sampling
         )
         self.maybe_free_model_hooks()
         images = VaeImageProcessor().postprocess(images, output_type)
@@ -212,6 +210,16 @@ class RadiographPipeline(DiffusionPipeline):
             return unlabelled + w * (labelled - unlabelled)
 
         return guided
+
+    def _check(self, steps: int) -> None:
+        """Try a schedule once; warn, at the line that called the pipeline, of what is wrong."""
+        tried = (type(self.scheduler), self.scheduler.to_json_string(), steps)
+        if tried in self._checked:
+            return
+        check_runs(self.scheduler, steps)
+        for sentence in check_schedule(self.scheduler, steps):
+            warnings.warn(f"{type(self.scheduler).__name__}: {sentence}", stacklevel=4)
+        self._checked.add(tried)
 
     def _class_indices(self, class_labels, num_images: int) -> torch.Tensor | None:
         """Names or indices of classes -> (num_images,); None for a UNet without labels."""
