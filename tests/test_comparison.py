@@ -345,6 +345,7 @@ def test_the_page_of_all_groups(tmp_path):
     others += [written(tmp_path, "exchange", gains={"original": -1.5}, hide=0.5)]
     page = build_report(tmp_path, "quick")
     text = text_of(page)
+    assert "More exhibits" not in text
     assert page.read_text().count("<figure>") == len(list((tmp_path / "figures").glob("*.png")))
     for c in made["primary"]:
         names = f"{ARMS[c['a']].title} {ARMS[c['b']].title}"

@@ -161,8 +161,7 @@ def test_every_slide_is_in_the_report_with_its_pictures(whole):
             assert own.count("<table>") == sum("rows" in exhibit for exhibit in shown)
             for exhibit in shown:
                 assert exhibit.get("text", "") in own
-    made = {(f, n) for f, _ in before for n in read_json(whole / f / "result.json")["exhibits"]}
-    assert made - before == {("comparison/deck", "flow_deck")}  # of the fair protocol it is shown
+    assert "More exhibits" not in page  # every exhibit has its place
     for path in (whole / "figures").glob("*.png"):
         with Image.open(path) as picture:
             assert picture.text["Description"].startswith("phantom data")

@@ -100,6 +100,7 @@ def test_final_reads_test_once_per_seed_and_never_again(example, searched, monke
     assert result["arm"] == search_result["ranking"][0]["arm"]
     page = build_report(folder, "quick").read_text()
     assert result["verdict"] in page
+    assert "More exhibits" not in page  # each has its slide
     assert "<table" in page[page.index("searched without test") :].split("</section>")[0]
     stored = files.read_json(folder / "tuning/final/seed_100/result.json")
     unit = experiment.scored(stored)

@@ -85,6 +85,8 @@ def show_slide(
     names = {"smaller": smaller_class(counts), "larger": max(counts, key=counts.get)}
     names["positive"] = list(counts)[1]
     wanted = [name for name in slide["exhibits"] if name in own]
+    for name in slide.get("leaves_out", []):
+        own.pop(name, None)
     return slide | {
         "title": slide["title"].format(**names),
         "text": slide["text"].format(**names),
@@ -96,7 +98,10 @@ def show_slide(
 def show_chapters(
     chapters: list[dict[str, Any]], results: dict[str, Result], output_dir: Path
 ) -> list[dict[str, Any]]:
-    """What the template needs of every chapter that has a result; an exhibit is shown once."""
+    """What the template needs of every chapter that has a result.
+
+    Exhibits that no slide names come last, in a chapter of their own.
+    """
     left = {folder: dict(result["exhibits"]) for folder, result in results.items()}
     pages = []
     for chapter in chapters:
@@ -107,6 +112,13 @@ def show_chapters(
         ]
         if slides:
             pages.append({"title": chapter["title"], "slides": slides})
+    rest = [
+        shown(exhibit, results[folder], output_dir)
+        for folder, own in left.items()
+        for exhibit in own.values()
+    ]
+    if rest:
+        pages.append({"title": "More exhibits", "slides": [{"exhibits": rest}]})
     return pages
 
 
