@@ -1,16 +1,13 @@
-"""How fast is training, how fast is sampling, and what do more processes bring?
+"""How fast is it, beside what people would use instead, and what do more processes bring?
 
     OMP_NUM_THREADS=1 python examples/14_benchmark.py
     OMP_NUM_THREADS=1 torchrun --standalone --nproc_per_node 2 examples/14_benchmark.py
 
-Images per second of four models and three samplers, with the same batch for all processes together.
-Expect two minutes with `--preset quick`; two processes come close to twice the speed of one.
+Images per second of four models and three samplers, with one batch for all processes together; one
+process also takes turns with plain scripts. Expect four minutes, more with `--scaling` or `laptop`.
 """
 
 import dataclasses
-import statistics
-import tempfile
-from pathlib import Path
 
 import torch
 
@@ -23,19 +20,18 @@ from chestx.generators.enhanced_cvae import EnhancedConditionalVAE, EnhancedCVAE
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.trained import pipeline_sampler
 from chestx.radiographs.splits import Radiographs
-from chestx.radiographs.tensors import RadiographTensors, to_tensors
+from chestx.radiographs.tensors import to_tensors
 from chestx.step import Result, Step, run
+from chestx.study import benchmark
 from chestx.study.samplers import timed_images
-from chestx.training import TrainingConfig, train
+from chestx.training.options import VAEConfig
 
 SAMPLERS = {"ddpm": 200, "ddim": 50, "sde-dpmsolver++": 10}  # steps
 
 
 @dataclasses.dataclass
-class Config(CommonConfig, TrainingConfig):
-    channels: tuple[int, ...] = option(
-        (16, 32, 64), "of the VAEs", laptop=(16, 32, 64, 128), slides=(32, 64, 128, 256, 256)
-    )
+class Config(CommonConfig, VAEConfig):
+    folder = property(lambda self: f"benchmark/processes_{processes().num_processes}")
     block_out_channels: tuple[int, ...] = option(
         (32, 48, 64), "widths of the UNet", laptop=(32, 48, 64, 96), slides=(32, 64, 128, 256)
     )
@@ -43,15 +39,13 @@ class Config(CommonConfig, TrainingConfig):
     num_epochs: int = option(6, "epochs; the first warms up, the others' median counts")
     batch_size: int = option(16, "images per optimizer step, over all processes", slides=128)
     ema_decay: float = option(0.995, "moving average of the weights; 0 for none")
-
-    @property
-    def folder(self) -> str:
-        return f"benchmark/{processes().num_processes}_x_{torch.get_num_threads()}_threads"
+    turns: int = option(3, "times that ours and the other take their turn")
+    scaling: bool = option(False, "also measure how cost grows with images and side")
 
 
 def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 1. The models as 02, 03, 04 and 08 build them, and images.
-    vae, scheduler = (config.image_size, 64, 2, config.channels), build_scheduler()
+    vae, scheduler = (config.image_size, config.latent_dim, 2, config.channels), build_scheduler()
     unet = build_unet(config.image_size, config.block_out_channels)
     models = {
         "cvae": (ConditionalVAE(*vae), cvae_loss),
@@ -59,30 +53,35 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "ddpm": (unet, DenoisingLoss(scheduler)),
         "classifier": (ChestCNN(config.image_size), classifier_loss),
     }
-    every, count = to_tensors(data["train"], config.image_size), config.num_images
-    images = RadiographTensors(every.images[:count], every.labels[:count])
+    split = data["train"].select(range(min(config.num_images, len(data["train"]))))
+    images = to_tensors(split, config.image_size)
 
     # 2. Train each for a few epochs.
     speeds = {}
-    for name, (model, loss_fn) in models.items():
-        with tempfile.TemporaryDirectory() as trash:
-            history = train(model, loss_fn, images, config, Path(trash) / "run", description=name)
-        later = history[1:] or history
-        speeds[f"train {name}"] = statistics.median(row["images_per_second"] for row in later)
+    for name, pair in models.items():
+        speeds[f"train {name}"] = benchmark.trained(*pair, images, config)
 
     # 3. Sample, every process as many.
     for sampler, steps in SAMPLERS.items():
         sample = pipeline_sampler(RadiographPipeline(unet, scheduler), sampler, steps)
-        _, seconds = timed_images(sample, max(1, count // 24), config.batch_size)
+        _, seconds = timed_images(sample, max(1, len(split) // 24), config.batch_size)
         speeds[f"sample {sampler}, {steps} steps"] = processes().num_processes / seconds
 
-    # 4. Beside what was measured before.
-    result = out.save(name=out.folder.name, images_per_second=speeds)
-    found = map(files.read_json, sorted(out.folder.parent.glob("*/result.json")))
-    found = [r for r in found if r["fingerprint"] == out.identity]  # the same work
+    # 4. Beside what people would use instead, and how cost grows.
+    rows = benchmark.compare(split, unet, config) if processes().num_processes == 1 else []
+    grown = benchmark.growth(split, config) if rows and config.scaling else []
+    exhibits = benchmark.exhibits(rows, grown, out.about) if rows else {}
+
+    # 5. Beside what was measured before, with other numbers of processes.
+    name = f"{processes().num_processes}_x_{torch.get_num_threads()}_threads"
+    result = out.save(exhibits, name=name, images_per_second=speeds, pairs=rows, growth=grown)
+    every = map(files.read_json, sorted(out.folder.parent.glob("*/result.json")))
+    found = [r for r in every if r["fingerprint"] == out.identity]  # the same work
     print(f"{'images per second':<32}" + "".join(f"{r['name']:>16}" for r in found))
     for row in speeds:
         print(f"{row:<32}" + "".join(f"{r['images_per_second'][row]:>16.1f}" for r in found))
+    for row in rows:
+        print("{name:<66}{ratio:6.2f} times as fast ({low:.2f} to {high:.2f})".format(**row))
     return result
 
 

@@ -606,9 +606,25 @@ def test_healthy_counterfactuals_are_judged_without_test(whole, tmp_path, capsys
         run(module, copy, protocol="deck", **chosen)
 
 
-def test_benchmark_measures_every_model_and_sampler(tmp_path, no_pictures):
+def test_benchmark_measures_every_model_and_sampler(tmp_path, no_pictures, capsys):
     module = load("14_benchmark")
-    result = run(module, tmp_path, num_images=24, num_epochs=1, batch_size=8)
+    result = run(module, tmp_path, num_images=24, num_epochs=1, batch_size=8, turns=1)
     speeds = result["images_per_second"]
     assert len(speeds) == 4 + len(module.SAMPLERS)
     assert all(speed > 0 for speed in speeds.values())
+    assert len(result["pairs"]) == 5 and all(row["ratio"] > 0 for row in result["pairs"])
+    assert "train() / bare loop" in capsys.readouterr().out
+    page = build_report(tmp_path, "quick").read_text()
+    assert "Beside what people would use instead" in page and "bfloat16 / float32" in page
+    assert "More exhibits" not in page and "growth" not in result["exhibits"]
+
+
+def test_benchmark_shows_how_cost_grows_where_asked(tmp_path, no_pictures, monkeypatch):
+    module = load("14_benchmark")
+    row = dict.fromkeys(("ours", "theirs", "ratio", "low", "high"), 1.0) | {"name": "a / b"}
+    grown = {"cost": "MB; side [1, 2]", "values": [1.0, 2.0], "p": 1.0}
+    monkeypatch.setattr(module, "SAMPLERS", {"ddim": 2})
+    monkeypatch.setattr(module.benchmark, "compare", lambda *what: [row])
+    monkeypatch.setattr(module.benchmark, "growth", lambda *what: [grown])
+    result = run(module, tmp_path, num_epochs=1, batch_size=8, scaling=True)
+    assert result["exhibits"]["growth"]["rows"] == [["MB; side [1, 2]", "[1.0, 2.0]", "1.00"]]
