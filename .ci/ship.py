@@ -105,7 +105,7 @@ def front_picture(image_size: int) -> None:
     about = files.read_json(next(path for path in folders.values() if path.exists()) / "about.json")
     figure = image_rows(rows, about, "Synthetic radiographs: none of these chests exists")
     said = {"Description": figure.get_supxlabel()}  # of which data
-    path = TARGET.parent / "figures" / "synthetic.png"
+    path = TARGET.parent / "figures" / f"synthetic_{image_size}.png"
     figure.savefig(path, dpi=90, bbox_inches="tight", metadata=said)
 
 
