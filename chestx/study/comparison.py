@@ -6,14 +6,13 @@ else is exploratory.
 ``verdict.py`` puts it into words.
 """
 
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chestx.classifier.arms import BEST, SYNTHETIC
 from chestx.classifier.experiment import Unit
+from chestx.exhibits import words_of
 from chestx.radiographs.splits import Radiographs
 from chestx.study.arms import ARMS
 from chestx.study.paired import (
@@ -30,7 +29,7 @@ METRICS = ("auroc", "accuracy", "balanced_accuracy", "recall", "specificity", "b
 BASELINES = ("original", "duplicates")  # what every arm is compared with
 BESIDE = (("classical", BEST), ("classical_best", "classical"))  # what the answer is read beside
 
-WORDS = tomllib.loads(Path(__file__).with_name("comparison.toml").read_text(encoding="utf-8"))
+WORDS = words_of(__file__)
 DECK_RESULTS = WORDS["deck_results"]
 
 
