@@ -41,9 +41,7 @@ class RunConfig:
 
     seed: int = option(0, "seed of everything random but the split, which is always the same")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "for accelerate", slides="bf16")
-    save_every_seconds: float = option(
-        300.0, "at most so much work is lost in a crash", decides=False
-    )
+    save_every_seconds: float = option(300.0, "the most work that a crash costs", decides=False)
 
 
 @dataclasses.dataclass
@@ -85,9 +83,7 @@ class CommonConfig(RunConfig):
     num_phantoms: int = option(
         800, "phantoms in the train folder, if data are phantoms", decides=False
     )
-    skip_bad_files: bool = option(
-        False, "go on without unreadable files and list them", decides=False
-    )
+    skip_bad_files: bool = option(False, "list unreadable files and go on", decides=False)
     resume: bool = option(
         False, "go on from the newest checkpoint, skip what is done", decides=False
     )

@@ -344,6 +344,12 @@ def test_each_training_of_the_generator_has_its_seeds(whole, tmp_path, no_pictur
     assert sets[0] == sets[1] != sets[2] == sets[3]
     assert [one["synthetic"] for one in result["inputs"]["ddpm_mended"]] == sets[1:3]
     assert len({str(units["duplicates", seed]["added"]) for seed in range(4)}) == 1
+    shutil.copytree(copy / "ddpm_mended", copy / "training_2" / "ddpm_mended")
+    shutil.copytree(copy / "synthetic", copy / "training_2" / "synthetic")
+    with pytest.raises(ValueError, match=r"have the same weights.*with --seed 2"):
+        run(module, copy, arms=("planned",), num_trainings=3, num_seeds=2, resume=True)
+    with pytest.raises(FileNotFoundError, match=r"first, with --output-dir .*training_3"):
+        run(module, copy, arms=("planned",), num_trainings=4, num_seeds=2, resume=True)
     (row,) = [row for row in result["trainings"] if row["arm"] == "ddpm_mended"]
     halves = [
         s["auroc"] for arm in result["arms"] if arm["arm"] == row["arm"] for s in arm["seeds"]

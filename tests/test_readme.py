@@ -231,6 +231,42 @@ def test_numbers_beside_the_verdict_follow_from_it():
     assert f"gains next to nothing over them ({over:+.3f})" in short
 
 
+def test_what_is_said_of_the_simulation_stands_in_its_table():
+    plan = json.loads((ROOT / "examples/protocol.json").read_text())["simulated"]
+    rows = {(r["design"], r["gain"], r["between_trainings"]): r for r in plan["table"]}
+    once, any_left = "one training, ten seeds", "any, Holm"
+    false = {d: round(100 * rows[once, 0.0, d][any_left]) for d in (0.01, 0.02)}
+    planned = max(
+        row[any_left] for (name, gain, _), row in rows.items() if name != once and not gain
+    )
+    found = {
+        gain: [
+            rows["planned", gain, d]["ddpm_mended - duplicates, Holm"] for d in (0.0, 0.01, 0.02)
+        ]
+        for gain in (0.033, 0.015)
+    }
+    chances = " / ".join(f"{chance:.2f}"[1:] for chance in found[0.033])
+    said = plan["read"]
+    assert f"{false[0.01]} % of worlds" in said and f"{false[0.02]} % where" in said
+    assert f"five trainings {round(100 * planned)} % do" in said
+    assert f"a chance of {chances} for deviations" in said
+    assert max(found[0.015]) < 0.1
+    assert f"in {false[0.01]} % of worlds that have none" in one_line(EXAMPLES)
+    assert rows["planned", 0.0, 0.01][any_left] < 0.01  # "fewer than 1 %"
+    assert f"chance of {chances.split(' / ')[1]} after Holm" in one_line(EXAMPLES)
+
+
+def test_the_two_sizes_are_compared_by_what_was_measured():
+    shares = []
+    for preset in ("laptop128", "laptop"):
+        rows = files.read_json(ROOT / f"examples/results/{preset}/evaluation.json")["exhibits"]
+        (row,) = [row for row in rows["random_vgg16"]["rows"] if row[0] == "DDPM mended"]
+        shares.append(row[2].replace("%", " %"))
+    assert "({} here, {} there)".format(*shares) in one_line(EXAMPLES)
+    trained = files.read_json(ROOT / "examples/results/laptop128/ddpm_mended.json")
+    assert 5400 < trained["seconds"] < 7200 and "under two hours" in one_line(EXAMPLES)
+
+
 def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
     verdict = json.loads((ROOT / "examples/recipe_verdict.json").read_text())["verdict"]
     area = float(re.search(r"AUROC (\S+)", verdict)[1])

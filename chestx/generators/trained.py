@@ -67,7 +67,7 @@ def read_result(name: str, folder: Path) -> dict[str, Any]:
     if not (folder / "result.json").exists():
         raise FileNotFoundError(
             f"{folder} holds no finished {name}; run `python examples/{GENERATORS[name].script}` "
-            f"first"
+            f"first, with --output-dir {folder.parent}"
         )
     return files.read_json(folder / "result.json")
 

@@ -40,15 +40,19 @@ def leak_audit(
     another format, but none that was cropped or compressed anew. (That no patient lies in two
     splits is how they are made.) For the sets of each of ``generators``, of either class, by each
     of its ``trainings``: the generator passes ``check_no_leak``, its weights are those in every
-    record of the manifest, and no image is a real one. Returns how many images each set has, and a
-    sentence.
+    record of the manifest and of no other training, and no image is a real one. Returns how many
+    images each set has, and a sentence.
     """
     real = real_images(radiographs, image_size)
-    checked = {}
-    labels = range(len(radiographs.class_names))
-    for k, name, label in itertools.product(range(trainings), generators, labels):
+    checked, trained = {}, {}  # set -> images; weights and label -> set
+    for k, name, label in itertools.product(range(trainings), generators, (0, 1)):
         made = SyntheticSet.checked(training_folder(root, k), name, radiographs, label, image_size)
         if count := len(made.listed()):
+            other = trained.setdefault((made.listed()[0]["checkpoint"], label), made.folder)
+            if other != made.folder:
+                raise ValueError(
+                    f"{other} and {made.folder} have the same weights; train {name} with --seed {k}"
+                )
             check_not_real(made, count, real, image_size)
             checked[str(made.folder.relative_to(root))] = count
     deck, unknown = radiographs.protocol == "deck", radiographs.count_unnamed()

@@ -2,7 +2,6 @@
 
 import copy
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -33,7 +32,6 @@ from chestx.training import TrainingConfig, train
 from chestx.training.loop import Batch, LossFn
 
 Work = Callable[[], Any]
-Pair = tuple[Work, Work]
 SIDES = (64, 128, 256)  # pixels
 
 
@@ -68,7 +66,9 @@ def as_batch(rows: list[tuple[torch.Tensor, int]]) -> Batch:
     return dict(zip(("images", "class_labels"), default_collate(rows)))
 
 
-def pairs_of(split: datasets.Dataset, unet: UNet2DModel, config: Any) -> dict[str, Pair]:
+def pairs_of(
+    split: datasets.Dataset, unet: UNet2DModel, config: Any
+) -> dict[str, tuple[Work, Work]]:
     """(ours, what people would use instead) by name: the same work on the images of ``split``."""
     size, count, scheduler = config.image_size, max(1, len(split) // 24), build_scheduler()
     files = split.cast_column("image", datasets.Image(decode=False))["image"]
@@ -137,6 +137,8 @@ def compare(split: datasets.Dataset, unet: UNet2DModel, config: Any) -> list[dic
 def cost(split: datasets.Dataset, size: int, count: int, widths: tuple, training: Any) -> list:
     """Seconds to read ``count`` files (of few, some again), seconds to train a DDPM on them, and
     the MB that both add to the peak of this process."""
+    import resource  # which Windows lacks; nothing else needs it
+
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     images = decoded(split.select([i % len(split) for i in range(count)]), size)
     data = RadiographTensors(images, torch.zeros(count, dtype=torch.int64))

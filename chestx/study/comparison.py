@@ -2,8 +2,7 @@
 
 Intervals resample trainings of the generators, seeds and patients together; what was to be the
 confirmatory question is written in ``examples/protocol.json`` before it is read, and everything
-else is exploratory.
-``verdict.py`` puts it into words.
+else is exploratory. ``verdict.py`` puts it into words.
 """
 
 from typing import Any
@@ -113,11 +112,10 @@ def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
     ``between_trainings`` of them."""
     rows = []
     for arm in dict.fromkeys(u["arm"] for u in units if ARMS[u["arm"]].generator):
-        scores: dict[int, list[float]] = {}
-        for unit in units:
-            if unit["arm"] == arm:
-                scores.setdefault(unit["training"], []).append(unit["test"]["auroc"])
-        values = np.array(list(scores.values()))
+        own = [u for u in units if u["arm"] == arm]
+        trainings = dict.fromkeys(u["training"] for u in own)
+        scores = [[u["test"]["auroc"] for u in own if u["training"] == k] for k in trainings]
+        values = np.array(scores)
         if min(values.shape) > 1:
             rows.append({"arm": arm, "means": values.mean(1).tolist()} | between_trainings(values))
     return rows
