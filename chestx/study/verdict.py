@@ -92,16 +92,16 @@ def _by_verdict(
     numbers: Callable[[dict[str, Any]], str],
     words: dict[str, str],
 ) -> list[str]:
-    """One phrase per verdict and baseline: which arms had it, each with its ``numbers``, against
-    what."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """One phrase per verdict: which arms had it, each with its ``numbers``, against what."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])):
-        found.setdefault((row["verdict"], row["b"]), []).append(row)
-    return [
-        f"{words[verdict]} with {', '.join(ARMS[row['a']].title + numbers(row) for row in own)} "
-        f"against {_against(own, arms)}"
-        for (verdict, _), own in found.items()
-    ]
+        found.setdefault(row["verdict"], {}).setdefault(row["b"], []).append(row)
+
+    def named(own: list[dict[str, Any]]) -> str:
+        titles = (ARMS[row["a"]].title + numbers(row) for row in own)
+        return f"with {', '.join(titles)} against {_against(own, arms)}"
+
+    return [f"{words[v]} {', '.join(map(named, own.values()))}" for v, own in found.items()]
 
 
 def _exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
