@@ -204,7 +204,10 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
     answer, parts = said.removeprefix(asked).split(": ", 1)
     unanimous = {"better": "Yes", "worse": "No, it makes things worse", "inconclusive": "No evi"}
     unanimous |= {"equivalent": "No, what it changes is less than 0.01"}
-    mixed = "In some comparisons" if "better" in kinds else "No evidence"
+    won = [row["b"] for row in primary if row["verdict"] == "better"]
+    mixed = "In some comparisons" if won else "No evidence"
+    if won == ["duplicates"]:  # a control that may harm by itself
+        mixed = "More than duplicates do, but beyond that no gain is shown"
     assert answer.startswith(unanimous[kinds[0]] if len(kinds) == 1 else mixed)
     assert ("harm" in answer) == ("worse" in kinds and len(kinds) > 1)
     blocks = parts.split("test is ")[1].split(" (fair")[0].split("; ")

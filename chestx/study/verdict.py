@@ -13,12 +13,20 @@ from chestx.study.comparison import WORDS, deviations, generators_in_words, seed
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
 
 
-def _answer(verdicts: list[str], margin: float) -> str:
-    """Does synthetic data help? From the verdicts of the generators' arms."""
-    kinds = set(verdicts)
+def _answer(rows: list[dict[str, Any]], margin: float) -> str:
+    """Does synthetic data help? From the verdicts of the generators' arms.
+
+    Duplicates are a control that may itself harm: to beat them alone, where the real images
+    were asked about too, is no help.
+    """
+    kinds = {row["verdict"] for row in rows}
+    better = {row["b"] for row in rows if row["verdict"] == "better"}
     if kinds == {"better"}:
         return "yes"
-    if "better" in kinds:
+    if better == {"duplicates"} != {row["b"] for row in rows}:
+        harm = ", and some of it harms" * ("worse" in kinds)
+        return f"more than duplicates do, but beyond that no gain is shown{harm}"
+    if better:
         return "in some comparisons" + ", while others show harm" * ("worse" in kinds)
     if kinds == {"worse"}:
         return "no, it makes things worse"
@@ -76,7 +84,7 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     if not rows:
         return ""
     parts = _by_verdict(rows, result["arms"], _numbers, dict(zip(VERDICTS, VERDICTS)))
-    answer = _answer([row["verdict"] for row in rows], rows[0]["margin"])
+    answer = _answer(rows, rows[0]["margin"])
     return (
         f"{_standing(result)}: does synthetic data help? "
         f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
