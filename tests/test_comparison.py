@@ -234,6 +234,7 @@ def test_departures_from_the_plan_are_said():
         ({"data": DATA | {"fingerprint": "of somebody's own"}}, "other images"),
         ({"config": {"image_size": 32}}, "image_size 32, not 64"),
         ({"config": {"num_steps": 250}}, "num_steps 250, not 1200"),
+        ({"config": {"mixed_precision": "bf16"}}, "mixed_precision bf16, not no"),
     ):
         changed = made | changes
         (phrase,) = comparison.deviations(changed)

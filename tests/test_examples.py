@@ -1,6 +1,7 @@
 """Every example on tiny settings, as a user runs it, and the whole chain with its report."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -67,6 +68,13 @@ def config(module, output_dir, **changes):
     values = defaults(module.Config) | COMMON | {"output_dir": str(output_dir)}
     tiny = {key: value for key, value in TINY.items() if key in values}
     return module.Config(**values | tiny | changes)
+
+
+def test_every_planned_setting_is_an_option_of_09():
+    """Whatever is none would never be found to depart from the plan."""
+    module = load("09_compare_augmentation")
+    options = {field.name for field in dataclasses.fields(module.Config)}
+    assert set(module.PLAN["run"]["settings"]) <= options
 
 
 def run(module, output_dir, **changes):
