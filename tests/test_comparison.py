@@ -166,6 +166,9 @@ def test_several_trainings_are_resampled_and_their_spread_is_said(tmp_path):
     assert list(rows) == ["ddpm_mended", "classical_best"]
     assert rows["ddpm_mended"]["low"] > 0
     assert rows["ddpm_mended"]["means"][0] < rows["ddpm_mended"]["means"][2]
+    plain = [unit["test"]["auroc"] for unit in moved if unit["arm"] == "original"]
+    gains = np.array(rows["ddpm_mended"]["means"]) - np.reshape(plain, (3, 4)).mean(1)
+    assert rows["ddpm_mended"]["gains"] == pytest.approx(gains)
     assert result("planned")[1]["trainings"] == []
     made = written(tmp_path, "planned", 4, trainings=3)
     assert len(made["exhibits"]["trainings"]["rows"]) == 2
@@ -307,12 +310,16 @@ def test_the_plain_answer_says_what_the_verdicts_say_without_statistics():
     _, made = result(seeds=10, gains=gains)
     said = plain_answer(made)
     assert list(said) == ["answer", "answer_others", "answer_classical", "answer_seeds"]
-    assert "helped with DDPM mended against as many duplicates of real images" in said["answer"]
+    assert (
+        "gained AUROC with DDPM mended against as many duplicates of real images" in said["answer"]
+    )
     assert "images, with DDPM mended against no added images" in said["answer"]
     assert "with classical + DDPM mended against classical augmentation" in said["answer"]
-    assert "harmed with CVAE against as many duplicates" in said["answer_others"]
+    assert "lost AUROC with CVAE against as many duplicates" in said["answer_others"]
     assert "DDPM mended" not in said["answer_others"]
-    assert "(classical augmentation) helped; synthetic images on top" in said["answer_classical"]
+    assert (
+        "(classical augmentation) gained AUROC; synthetic images on top" in said["answer_classical"]
+    )
     areas = [seed["auroc"] for seed in made["arms"][0]["seeds"]]
     assert f"between {min(areas):.3f} and {max(areas):.3f}" in said["answer_seeds"]
     assert not re.search(r"Holm|p \d|95 %|interval", " ".join(said.values()))

@@ -108,16 +108,21 @@ def resample(units: list[Unit], patients: list[str], plan: dict[str, Any]) -> Dr
 
 
 def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
-    """Per arm with a generator of which several trainings were read: the mean AUROC of each, and
-    ``between_trainings`` of them."""
+    """Per arm with a generator of which several trainings were read: the mean AUROC of each, that
+    minus ``original``'s with the same seeds, and ``between_trainings`` of them."""
+    plain = {u["seed"]: u["test"]["auroc"] for u in units if u["arm"] == "original"}
     rows = []
     for arm in dict.fromkeys(u["arm"] for u in units if ARMS[u["arm"]].generator):
-        own = [u for u in units if u["arm"] == arm]
-        trainings = dict.fromkeys(u["training"] for u in own)
-        scores = [[u["test"]["auroc"] for u in own if u["training"] == k] for k in trainings]
-        values = np.array(scores)
-        if min(values.shape) > 1:
-            rows.append({"arm": arm, "means": values.mean(1).tolist()} | between_trainings(values))
+        by_training: dict[int, list[Unit]] = {}
+        for unit in (u for u in units if u["arm"] == arm):
+            by_training.setdefault(unit["training"], []).append(unit)
+        scores = np.array([[u["test"]["auroc"] for u in own] for own in by_training.values()])
+        if min(scores.shape) > 1:
+            row = {"arm": arm, "means": scores.mean(1).tolist(), "gains": []}
+            if plain:
+                base = [[plain[u["seed"]] for u in own] for own in by_training.values()]
+                row["gains"] = np.mean(scores - base, 1).tolist()
+            rows.append(row | between_trainings(scores))
     return rows
 
 

@@ -108,13 +108,17 @@ def _primary_table(result: dict[str, Any]) -> Table:
 def _trainings_table(result: dict[str, Any]) -> Table:
     columns = {
         "arm": "{title}",
-        "mean of each training": "{each}",
+        "mean of each training": "{means}",
+        "minus original": "{gains}",
         "sd between trainings": "{sd:.4f}",
         "95 %": "[{low:.4f}, {high:.4f}]",
         "sd of a seed": "{within:.4f}",
     }
     rows = [
-        row | {"title": ARMS[row["arm"]].title, "each": ", ".join(f"{m:.4f}" for m in row["means"])}
+        row
+        | {"title": ARMS[row["arm"]].title}
+        | {"means": ", ".join(f"{value:.4f}" for value in row["means"])}
+        | {"gains": ", ".join(f"{value:+.4f}" for value in row["gains"])}
         for row in result["trainings"]
     ]
     return table_of(columns, rows, CAPTIONS["trainings"])
