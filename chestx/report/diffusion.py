@@ -39,13 +39,9 @@ def save_samples(
 def outcome(history: training.History, scheduler: DDPMScheduler) -> str:
     """The validation loss and, if its schedule leaves much of the signal at T, what to expect."""
     said = f"validation loss {history[-1]['validation']['loss']:.4f}"
-    left = signal_left(scheduler)
-    if left < MAX_SIGNAL:
+    if (left := signal_left(scheduler)) < MAX_SIGNAL:
         return said
-    return (
-        f"{said}; at T = {len(scheduler)} this schedule leaves {left:.0%} of the signal's "
-        f"amplitude, yet sampling starts from pure noise: 10_terminal_snr shows what that costs"
-    )
+    return said + training.WORDS["washed_out"].format(T=len(scheduler), left=left)
 
 
 def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) -> Picture:
@@ -63,11 +59,7 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
     for axes in (left, right):
         axes.set_xlabel("t")
         plain(axes)
-    return Picture(
-        figure,
-        "Next to nothing should be left at T, since sampling starts from pure noise. Below -60 dB "
-        "the curves are cut.",
-    )
+    return Picture(figure, training.WORDS["schedules"])
 
 
 def forward_strip(
@@ -152,11 +144,7 @@ def exhibits(
     """All that a trained DDPM has to show."""
     name, unet, scheduler = out.config.generator, pipeline.unet, pipeline.scheduler
     shown = train_data[list(range(min(3, len(train_data))))]
-    predicted = scheduler.config.prediction_type
-    loss = (
-        f"Mean squared error of {predicted}, not comparable with that of another target. The "
-        f"validation curve belongs to the averaged weights (EMA)."
-    )
+    loss = training.WORDS["denoising_loss"].format(target=scheduler.config.prediction_type)
     own = out.config.schedule or GENERATORS[name].schedule
     schedules = {"deck": build_scheduler(), own: scheduler}
     return {

@@ -13,7 +13,15 @@ from PIL import Image
 from torchvision.utils import save_image
 
 from chestx.config import generator_for, processes
-from chestx.exhibits import blank, image_rows, plain, row_name, start_figure, titled_images
+from chestx.exhibits import (
+    blank,
+    image_rows,
+    plain,
+    row_name,
+    start_figure,
+    titled_images,
+    words_of,
+)
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
@@ -26,6 +34,7 @@ from chestx.report.diagrams import count_parameters
 from chestx.step import Exhibit, Picture, Step, Table, settings
 from chestx.study.lessons import distortions
 
+WORDS = words_of(__file__)
 History = list[dict[str, Any]]  # what ``train`` returns: one row per epoch
 
 
@@ -145,12 +154,8 @@ def labels(
         rows[f"same z, {name}"] = both[label]
     by_label = (both[0] - both[1]).square().mean().sqrt().item()
     by_z = 2**0.5 * both[0].std(0).square().mean().sqrt().item()  # of a difference of two
-    return Picture(
-        image_rows(rows, out.about, "Validation images; one z under both labels"),
-        "Above: validation images and the decoder's answer to the encoder's mean. Below: eight z "
-        f"from the prior, each decoded under both labels. The label changes a pixel by "
-        f"{by_label:.3f} (root mean square, greys in [-1, 1]), another z by {by_z:.3f}.",
-    )
+    figure = image_rows(rows, out.about, "Validation images; one z under both labels")
+    return Picture(figure, WORDS["labels"].format(by_label=by_label, by_z=by_z))
 
 
 def latents(
@@ -169,14 +174,9 @@ def latents(
         drawn = model.sample(torch.full((128,), label), generators, name).cpu()
         rows[words] = drawn[:8]
         shares[name] = (distances(drawn) > distances(away).max()).float().mean().item()
-    return Picture(
-        image_rows(rows, out.about, "Where z is drawn"),
-        "The same noise, as a z of the prior and of the Gaussian that was fitted to the encoder's "
-        f"answers to the class. Of 128 samples {shares['prior']:.0%} of the prior's and "
-        f"{shares['aggregate']:.0%} of the other's lie farther from every training image than any "
-        f"validation image of the class does. This model samples from the "
-        f"{'prior' if model.config.sample_from == 'prior' else 'aggregated posterior'}.",
-    )
+    own = WORDS[model.config.sample_from]
+    caption = WORDS["latents"].format(own=own, **shares)
+    return Picture(image_rows(rows, out.about, "Where z is drawn"), caption)
 
 
 def choices(config: Any) -> Table:
@@ -196,10 +196,8 @@ def ssim(out: Step, split: Dataset, label: int) -> Picture:
         (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
         for name, (picture, error, similarity) in distortions(to_float(decode(image, 64))).items()
     ]
-    return Picture(
-        titled_images({"": row}, out.about, "One error, four distortions"),
-        "MSE in [-1, 1], the same by construction; SSIM of greys in [0, 1].",
-    )
+    figure = titled_images({"": row}, out.about, "One error, four distortions")
+    return Picture(figure, WORDS["ssim"])
 
 
 def model_card(model: ModelMixin | RadiographPipeline, out: Step, kept: dict[str, Any]) -> str:

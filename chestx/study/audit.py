@@ -15,10 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from chestx.classifier.experiment import training_folder
+from chestx.exhibits import words_of
 from chestx.radiographs.splits import Radiographs
 from chestx.radiographs.tensors import to_tensors
 from chestx.study.paired import bootstrap
 from chestx.synthesis import SyntheticSet
+
+WORDS = words_of(__file__)
 
 
 def pixel_hashes(pixels: torch.Tensor) -> list[str]:
@@ -56,13 +59,14 @@ def leak_audit(
             check_not_real(made, count, real, image_size)
             checked[str(made.folder.relative_to(root))] = count
     deck, unknown = radiographs.protocol == "deck", radiographs.count_unnamed()
-    sentence = (
-        f"{sum(map(len, radiographs.values())):,} images in {len(radiographs)} splits: no file or "
-        f"decoded image lies in two of them{', but for val and train of the deck' * deck}"
-        f"{f'; of {unknown:,} images the patient is unknown' * bool(unknown)}. "
-        f"{sum(checked.values()):,} synthetic images in {len(checked)} sets: their generators saw "
-        f"{'no test image' if deck else 'images of train alone'}, and none is, pixel for "
-        f"pixel, a real image (near copies: 07)."
+    sentence = WORDS["leaks"].format(
+        images=sum(map(len, radiographs.values())),
+        splits=len(radiographs),
+        but=WORDS["deck_but"] * deck,
+        unknown=WORDS["unknown"].format(count=unknown) * bool(unknown),
+        made=sum(checked.values()),
+        sets=len(checked),
+        saw=WORDS["deck_saw" if deck else "fair_saw"],
     )
     return {"files": checked, "sentence": sentence}
 
@@ -112,16 +116,10 @@ def shortcut_audit(radiographs: Radiographs) -> dict[str, Any]:
     draws = bootstrap(validation["label"], validation["patient"], {"": scores}, draws=2000)[""]
     auroc, low, high = draws["auroc"][0], *np.quantile(draws["auroc"][1:], [0.025, 0.975])
     sizes = len(np.unique(fitted[:, :2], axis=0))
-    known = f"width, height, aspect and brightness of an image alone ({sizes:,} sizes in train)"
-    if sizes == 1:
-        known = "brightness of an image alone (all of train have one size)"
-    sentence = (
-        f"From {known} the class is told on "
-        f"validation with AUROC {auroc:.3f} [{low:.3f}, {high:.3f}]: "
-        f"{'a shortcut' if low > 0.5 else 'no shortcut shown'}."
-    )
+    known = WORDS["known" if sizes > 1 else "known_of_one_size"].format(sizes=sizes)
     found = {"auroc": float(auroc), "low": float(low), "high": float(high)}
-    return found | {"sentence": sentence}
+    verdict = WORDS["shortcut" if low > 0.5 else "no_shortcut"]
+    return found | {"sentence": WORDS["shortcuts"].format(known=known, verdict=verdict, **found)}
 
 
 def file_numbers(split: datasets.Dataset) -> np.ndarray:

@@ -118,11 +118,8 @@ def judged(
         aurocs[name] = {"validation": chosen_on, "reference": value, "low": low, "high": high}
     rival = max(GREY, key=lambda name: aurocs[name]["validation"])
     gain = contrast(draws, MAP, rival)
-    says = "says more than" if gain["verdict"] == "better" else "fails: it is not shown to beat"
-    text = (
-        f"As an anomaly score the difference map {says} the {rival}: its AUROC on the reference "
-        f"split differs by {gain['estimate']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]."
-    )
+    says = WORDS["beats" if gain["verdict"] == "better" else "fails"]
+    text = WORDS["said"].format(says=says, rival=rival, **gain)
     counts = {"validation": len(validation.sick), "reference": len(own.sick)}
     cells = [{"score": name, **row} for name, row in aurocs.items()]
     table = worded_table(WORDS["scores"], cells, **counts)

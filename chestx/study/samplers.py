@@ -146,10 +146,10 @@ def tour(folder: Path, evaluations: int, num_images: int, seed: int) -> dict[str
         rows.append([name, steps, f"{seconds:.2f}", f"{brightness:.3f}", f"{contrast:.3f}", ""])
         print(f"{name:>22} {steps:3d} steps: {seconds:.2f} s an image")
     header = ["sampler", "steps", "s / image", "sd of brightness", "contrast", "refused because"]
-    caption = f"{num_images} images each of {folder.name}; greys in [-1, 1]."
+    values = {"count": num_images, "name": folder.name, "evaluations": evaluations}
+    table, said = (WORDS[name].format(**values) for name in ("tour_table", "tour"))
     picture = image_rows(pictures, about, f"{folder.name} under every sampler, the same noise")
-    said = f"At most {evaluations} evaluations of the network an image."
-    return {"05_tour": Picture(picture, said), "tour": Table(header, rows, caption)}
+    return {"05_tour": Picture(picture, said), "tour": Table(header, rows, table)}
 
 
 def trials_table(trials: list[Trial]) -> Table:
@@ -161,12 +161,7 @@ def trials_table(trials: list[Trial]) -> Table:
 
 def choice_text(best: Trial, twin: Trial, judge: Judge) -> str:
     """What is recommended, and what its KID is to be compared with."""
-    return (
-        f"Recommended by validation: {best.sampler} in {best.steps} steps. To read KID: real "
-        f"against real stays below {judge.floor['p95']:.3f} in 95 % of patient-disjoint splits of "
-        f"as many images; the Gaussian twin, which learns nothing but mean and covariance, has "
-        f"{twin.kid['reference']['kid']:.3f}; the other class {judge.other_class:.3f}."
-    )
+    return WORDS["choice"].format(best=best, twin=twin, judge=judge)
 
 
 def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]) -> Picture:
@@ -193,8 +188,7 @@ def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]
     axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
-    caption = "Bars: 95 % jackknife intervals over images, not over training runs."
-    return Picture(figure, caption)
+    return Picture(figure, WORDS["quality"])
 
 
 def gallery(trials: list[Trial], real: torch.Tensor, data: dict[str, Any]) -> Picture:

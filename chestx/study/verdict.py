@@ -19,20 +19,18 @@ def _answer(rows: list[dict[str, Any]], margin: float) -> str:
     Duplicates are a control that may itself harm: to beat them alone, where the real images
     were asked about too, is no help.
     """
-    kinds = {row["verdict"] for row in rows}
+    kinds, bases = {row["verdict"] for row in rows}, {row["b"] for row in rows}
     better = {row["b"] for row in rows if row["verdict"] == "better"}
     if kinds == {"better"}:
         return "yes"
-    if better == {"duplicates"} != {row["b"] for row in rows}:
-        harm = ", and some of it harms" * ("worse" in kinds)
-        return f"more than duplicates do, but beyond that no gain is shown{harm}"
-    if better:
-        return "in some comparisons" + ", while others show harm" * ("worse" in kinds)
     if kinds == {"worse"}:
         return "no, it makes things worse"
     if kinds == {"equivalent"}:
         return f"no, what it changes is less than {margin:g}"
-    return "no evidence that it does" + ", and some of it harms" * ("worse" in kinds)
+    said = "in some comparisons" if better else "no evidence that it does"
+    if better == {"duplicates"} != bases:
+        said = "more than duplicates do, but beyond that no gain is shown"
+    return said + ", and some of it harms" * ("worse" in kinds)
 
 
 def plain_answer(result: dict[str, Any]) -> dict[str, str]:
