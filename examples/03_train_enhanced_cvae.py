@@ -1,7 +1,7 @@
 """Do residual blocks, an SSIM loss, beta and early stopping make a better conditional VAE?
 
     python examples/03_train_enhanced_cvae.py
-    python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0
+    python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0 --output-dir outputs/try
 
 Reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels; stops after
 three epochs without a better validation loss. Expect a minute with quick, an hour with laptop.

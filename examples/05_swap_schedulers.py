@@ -3,9 +3,10 @@
     python examples/05_swap_schedulers.py
     python examples/05_swap_schedulers.py --pretrained examples/pretrained/ddpm_mended_64
 
-First the Gaussian twin of the training images, whose exact denoiser needs no network: what every
-sampler keeps of its spread. The closest sample the trained DDPM, judged by KID; validation decides.
-Expect a minute with `--preset quick`, ten with `laptop`. With `--pretrained` all paint for the eye.
+First every sampler walks the Gaussian twin of the training images, whose exact denoiser needs no
+network. The samplers that come closest to the twin then paint with the trained DDPM; KID to the
+validation images decides. Expect a minute with `--preset quick`, ten with `--preset laptop`. With
+`--pretrained` every sampler paints a row to look at, and none is chosen.
 """
 
 import dataclasses

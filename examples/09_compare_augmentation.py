@@ -4,8 +4,8 @@
     python examples/09_compare_augmentation.py --protocol deck
     python examples/09_compare_augmentation.py --arms extended --num-seeds 3   # after 06 --extended
 
-Arms x seeds, equally many steps under `fair`, epochs under `deck` (three for the DDPMs). What is
-asked of test stands in `protocol.json`, written before it was read; for the rest see README.
+Every arm with every seed; equally many steps under `fair`, five epochs under `deck` (three for the
+DDPMs). What is asked stands in `protocol.json`, written before any reading of test that answers it.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Config(CommonConfig):
     arms: tuple[str, ...] = option((), f"arms, or {', '.join(GROUPS)}; default: main, or deck")
     num_seeds: int = option(2, "seeds per arm, counted from --seed", laptop=10, slides=10)
     num_trainings: int = option(1, "of the generators, so many seeds for each; see README")
-    num_seeds_deck: int = option(2, "the same under the deck's protocol", laptop=5, slides=10)
+    num_seeds_deck: int = option(2, "seeds under the deck's protocol", laptop=5, slides=10)
     num_steps: int = option(250, "optimizer steps under fair", laptop=1200, slides=1200)
     num_epochs: int = option(5, "epochs under the deck's protocol")
     num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")

@@ -14,7 +14,7 @@ from chestx.classifier.framing import NORMALIZE, Framing
 from chestx.generators.registry import DDPMS, GENERATORS
 from chestx.training import TrainingConfig
 
-AS_HIDDEN = "as hidden"
+AS_HIDDEN = "as hidden"  # an amount: as many images as --hide took away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Arm:
     title: str = ""
     colour: str = "#888888"
     # Added to the smaller class: a generator's images, "duplicates" of the real ones, the "hidden"
-    # ones that --hide left out, or nothing. How many: a share of what balance lacks, or AS_HIDDEN
+    # ones of --hide, or nothing. How many: a share of those missing for a balance, or AS_HIDDEN.
     adds: str = ""
     amount: float | str = 1.0
     both_classes: bool = False  # as many synthetic images of the larger class too

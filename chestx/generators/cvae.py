@@ -1,7 +1,7 @@
 """The conditional variational autoencoder and its loss, the negative evidence lower bound.
 
-Kingma and Welling 2013 (arXiv:1312.6114); conditional: Sohn et al. 2015. The class label enters
-encoder and decoder.
+Kingma and Welling 2013 (arXiv:1312.6114); conditional: Sohn et al. 2015. The class label y enters
+encoder, q(z | x, y), and decoder, p(x | z, y). The bound (ELBO) lies below ln p(x | y).
 """
 
 import dataclasses
@@ -157,8 +157,8 @@ def gaussian_nll(
     """-ln N(x; reconstruction, sigma^2 I), summed over pixels: (B,), in nats.
 
     One learned sigma for all pixels (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202). It
-    settles at the root-mean-square error. Averaging the squared error over pixels instead would
-    be a variance of D / 2 and let the KL term win: posterior collapse.
+    settles at the root-mean-square error. Averaging the squared error over the D pixels instead
+    would be a variance of D / 2 and let the KL term win: z says nothing (posterior collapse).
     """
     log_sigma = log_sigma.float()
     squared_error = (images - reconstruction).float().square().flatten(1).sum(1)  # (B,)
@@ -173,7 +173,7 @@ def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 
 
 def cvae_loss(model: nn.Module, batch: Batch) -> Loss:
-    """Negative ELBO: -E_q[ln p(x | z, y)] + KL(q(z | x, y) || p(z)).
+    """Negative ELBO: -E_q[ln p(x | z, y)] + KL(q(z | x, y) || p(z)), p(z) = N(0, I) for every y.
 
     Summed over pixels and latents, averaged over the batch, in nats per image.
     """

@@ -108,10 +108,10 @@ class DenoisingLoss:
     is the mean over the D pixels of an image's error r. An error of the brightness alone, all of r
     equal to m, then costs (1 + w) m^2 instead of m^2; any other costs what it did. r^T (I / D + w 1
     1^T / D^2) r is still a positive definite quadratic form of r, so that E[target | x_t] remains
-    the best prediction, but a short training learns brightness sooner. It is one of D directions,
-    which the plain mean hardly weighs, and v-prediction starts from the mean image: after a few
-    hundred steps samples are too alike in brightness without it. (Hoogeboom et al. 2023,
-    arXiv:2301.11093, weigh low frequencies for the same reason.)
+    the best prediction, but a short training learns brightness sooner. Brightness is one of D
+    directions, which the plain mean hardly weighs, and near T, where sampling starts, the best v is
+    minus the mean image: after a few hundred steps samples are too alike in brightness without it.
+    (Hoogeboom et al. 2023, arXiv:2301.11093, weigh low frequencies for the same reason.)
     """
 
     def __init__(

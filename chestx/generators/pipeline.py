@@ -27,10 +27,10 @@ from chestx.radiographs.sources import CLASS_NAMES
 class RadiographPipeline(DiffusionPipeline):
     """Unconditional or class-conditional sampling with any diffusers noise scheduler.
 
-    ``trained_scheduler`` is what the network was trained with, of the configuration ``trained`` or
-    else of ``scheduler``, and ``scheduler`` must fit it. ``trained`` and ``class_names``, in the
-    order of the labels, are saved with a UNet that takes labels; without them UNet and
-    ``trained_scheduler`` are, for the stock ``DDPMPipeline``.
+    ``trained_scheduler`` is what the network was trained with, made from the configuration
+    ``trained`` or else from ``scheduler``; ``scheduler`` must fit it. A UNet that takes labels is
+    saved with ``trained`` and ``class_names``, in the order of the labels; one that takes none is
+    saved with ``trained_scheduler`` alone, as the stock ``DDPMPipeline``.
     """
 
     model_cpu_offload_seq = "unet"  # for ``enable_model_cpu_offload``
@@ -152,10 +152,10 @@ class RadiographPipeline(DiffusionPipeline):
         alone counts for all.
         ``num_inference_steps``: default is as many as the UNet was trained with.
         ``generator``: one, or one per image, which makes an image independent of its batch.
-        ``guidance_scale`` w: the prediction becomes null + w (labelled - null), Ho and Salimans
-        2022, arXiv:2207.12598, their 1 + w, for a UNet trained with label dropout; 1 is off.
-        ``latents``: noise (B, 1, H, W) to start from or, with ``timesteps``, the last ones of the
-        scheduler, what its ``add_noise`` made for the first of them.
+        ``guidance_scale`` w: the prediction becomes null + w (labelled - null), for a UNet trained
+        with label dropout; 1 is off. (Ho and Salimans 2022, arXiv:2207.12598, call it 1 + w.)
+        ``latents``: noise (B, 1, H, W) to start from; with ``timesteps``, which are the last of
+        the scheduler's, images that its ``add_noise`` has noised to the first of these.
         ``on_step(index, timestep, images)`` sees x_t before the first and after every evaluation.
 
         Raises ValueError if labels, guidance and UNet do not fit, or generators, latents or

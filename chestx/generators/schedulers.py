@@ -11,10 +11,10 @@ from diffusers import SchedulerMixin
 
 # Trailing: the first timestep is the last of training, where x_T is closest to pure noise.
 TRAILING = {"timestep_spacing": "trailing"}
-# Noise levels in geometric progression: at 20 steps or fewer the last of evenly spaced timesteps
-# still has so much noise that the jump to x_0 loses up to a third of the spread.
+# Noise levels (sigma: noise over signal) in geometric progression: of 20 or fewer evenly spaced
+# timesteps the last still has so much noise that the jump to x_0 loses up to a third of the spread.
 EXPONENTIAL = {"use_exponential_sigmas": True}
-# Near T a few-step solver divides the network's error by sqrt(abar_T); thresholding bounds x_0.
+# Near T a few-step solver divides the network's error by sqrt(abar_T); a bound on x_0 helps.
 BOUNDED = {**EXPONENTIAL, "thresholding": True, "sample_max_value": 1.0}
 
 # name -> (class, arguments that differ from its defaults); adding one is one line. Left out:
