@@ -14,6 +14,7 @@ from chestx.step import Table
 
 # A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
 matplotlib.rcParams["text.parse_math"] = False
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 
 def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
@@ -24,11 +25,6 @@ def start_figure(width: float, height: float, data: dict[str, Any], title: str) 
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(foot, fontsize=8, color="#777777")
     return figure
-
-
-def plain(axes: Any) -> None:
-    """Take away the frame's upper and right sides."""
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def blank(axes: Any) -> None:

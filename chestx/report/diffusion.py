@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, plain, start_figure
+from chestx.exhibits import image_rows, start_figure
 from chestx.generators.ddpm import build_scheduler, takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.registry import GENERATORS, title
@@ -58,7 +58,6 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set_xlabel("t")
-        plain(axes)
     return Picture(figure, training.WORDS["schedules"])
 
 

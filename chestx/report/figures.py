@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from chestx.exhibits import image_rows, plain, start_figure
+from chestx.exhibits import image_rows, start_figure
 from chestx.generators.registry import title
 from chestx.radiographs import images as pixels
 from chestx.radiographs.sources import FOLDERS
@@ -30,7 +30,6 @@ def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
     axes.set_ylabel("images")
     axes.margins(y=0.2)
     axes.legend(frameon=False)
-    plain(axes)
     return Picture(figure, caption)
 
 

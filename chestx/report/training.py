@@ -16,7 +16,6 @@ from chestx.config import generator_for, processes
 from chestx.exhibits import (
     blank,
     image_rows,
-    plain,
     row_name,
     start_figure,
     titled_images,
@@ -133,7 +132,6 @@ def loss_curves(out: Step, name: str, history: History, caption: str) -> Picture
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.legend(edgecolor="white")
-    plain(axes)
     return Picture(figure, f"{caption} The first tenth may lie above the frame.")
 
 

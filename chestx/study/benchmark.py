@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 
 from chestx.classifier.cnn import ChestCNN, classifier_loss
 from chestx.config import generator_for, processes
-from chestx.exhibits import plain, start_figure, table_of
+from chestx.exhibits import start_figure, table_of
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.trained import pipeline_sampler
@@ -181,7 +181,6 @@ def exhibits(rows: list[dict], grown: list[dict], data: dict[str, Any]) -> dict[
     axes.set(xscale="log", xlabel="times as fast")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    plain(axes)
     said = "Ours / the other, in turns: median of the ratios, from the least to the largest."
     columns = {"ours / the other": "{name}", "s": "{ours:.2f} / {theirs:.2f}"}
     columns |= {"times as fast": "{ratio:.2f} ({low:.2f} to {high:.2f})"}

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chestx.exhibits import plain, start_figure, titled_images
+from chestx.exhibits import start_figure, titled_images
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.study.arms import ARMS
 
@@ -29,7 +29,6 @@ def arm_scores(rows: Rows, data: dict[str, Any], deck: Rows) -> Figure:
             theirs = [d[metric] for d in deck if d["arm"] == row["arm"] and metric in d]
             axes.plot(theirs, np.full(len(theirs), y - 0.25), "x", color="black", ms=6)
         axes.set_xlabel(name)
-        plain(axes)
     _name_lines(panels[0], [row["arm"] for row in rows])
     if deck:
         panels[0].plot([], [], "x", color="black", label="the deck's single run")
@@ -64,7 +63,6 @@ def forest(found: dict[str, Any], data: dict[str, Any]) -> Figure:
             _draw_difference(axes, arms.index(row["a"]), row, adjusted.get((base, row["a"])))
         axes.set_xlabel(f"AUROC\nminus that of: {ARMS[base].title}", fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
-        plain(axes)
     _name_lines(panels[0], arms)
     return figure
 
