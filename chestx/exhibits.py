@@ -46,24 +46,21 @@ def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
     return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
 
 
-def table_of(columns: dict[str, str], rows: Iterable[dict[str, Any]], caption: str = "") -> Table:
-    """A table with a row for each of ``rows``; ``columns`` are headings and formats of cells.
-
-    A format is ``str.format``'s: {"KID": "{kid:.3f}"} shows the entry ``kid`` of every row.
-    """
-    cells = [[shown.format(**row) for shown in columns.values()] for row in rows]
-    return Table(list(columns), cells, caption)
-
-
 def worded_table(words: dict[str, Any], rows: Iterable[dict[str, Any]], **values: Any) -> Table:
-    """``table_of`` as ``words`` have it, with ``values`` in the caption."""
-    return table_of(words["columns"], rows, words["caption"].format(**values))
+    """A table with a row for each of ``rows``; ``values`` are those of headings and caption.
+
+    ``words["columns"]`` are headings and formats of cells. A format is ``str.format``'s:
+    {"KID": "{kid:.3f}"} shows the entry ``kid`` of every row.
+    """
+    header = [name.format(**values) for name in words["columns"]]
+    cells = [[shown.format(**row) for shown in words["columns"].values()] for row in rows]
+    return Table(header, cells, words["caption"].format(**values))
 
 
 def words_of(module: str) -> dict[str, Any]:
     """The words of a module's exhibits: ``NAME.toml`` beside ``NAME.py``; ``module`` is its file.
 
-    A table there has ``columns``, see ``table_of``, and a ``caption``.
+    A table there has ``columns``, see ``worded_table``, and a ``caption``.
     """
     return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
