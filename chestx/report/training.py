@@ -179,11 +179,8 @@ def latents(
 
 def choices(config: Any) -> Table:
     """What the deck leaves open in the enhanced CVAE, and we chose."""
-    names = ("beta", "ssim_weight", "patience", "latent_dim", "channels")
-    names += ("learning_rate", "batch_size", "ema_decay")
-    rows = [[name, str(getattr(config, name))] for name in names]
     weight = config.ssim_weight * config.image_size**2
-    rows.insert(2, ["lambda = ssim_weight x pixels", f"{weight:g}"])
+    rows = [[n, shown.format(config, weight=weight)] for n, shown in WORDS["choices"].items()]
     return Table(["setting", "value"], rows, "Our choices.")
 
 
