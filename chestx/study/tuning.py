@@ -20,28 +20,14 @@ from chestx.classifier.arms import Arm
 from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.experiment import Experiment, Unit, predict
 from chestx.classifier.metrics import choose_threshold, classification_metrics
-from chestx.exhibits import plus_minus
+from chestx.exhibits import plus_minus, words_of
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.step import Table
 from chestx.study.paired import mean_interval
 
 CRITERION = "mean of AUROC and best balanced accuracy, all shifted copies of validation pooled"
-SCORES = {  # of a recipe; the first decides
-    "criterion": "criterion",
-    "auroc": "AUROC, shifted",
-    "balanced_accuracy": "balanced accuracy, shifted",
-    "plain_auroc": "AUROC, plain",
-    "plain_accuracy": "accuracy, plain",
-    "worst_auroc": "AUROC, hardest shift",
-}
-FINAL_SCORES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "specificity": "specificity",
-    "recall": "sensitivity",
-    "auroc": "AUROC",
-}
-
+WORDS = words_of(__file__)
+SCORES, FINAL_SCORES = WORDS["scores"], WORDS["final_scores"]  # name -> heading
 
 # The same change for all images, as if from another hospital: its kind, and how far it goes.
 SHIFTS: dict[str, tuple] = {
@@ -230,5 +216,4 @@ def ranking_table(rows: list[dict[str, Any]]) -> Table:
         + [plus_minus(row[score]) for score in SCORES]
         for row in rows
     ]
-    caption = "Validation images alone; mean and, over seeds, standard deviation."
-    return Table(["recipe", "steps", "seeds", *SCORES.values()], cells, caption)
+    return Table(["recipe", "steps", "seeds", *SCORES.values()], cells, WORDS["ranking"])
