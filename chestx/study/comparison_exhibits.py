@@ -127,16 +127,14 @@ def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
 
 def _contrast_table(result: dict[str, Any]) -> Table:
     """One row per arm and metric, the baselines side by side."""
-    found = {(c["a"], c["metric"], c["b"]): c for c in result["contrasts"]}
-    bases = dict.fromkeys(base for _, _, base in found)
-
-    def cell(*key: str) -> str:
-        shown = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
-        return shown.format(**found[key]) + MARKS[found[key]["verdict"]] if key in found else ""
-
+    cells = {
+        (c["a"], c["metric"], c["b"]): WORDS["difference"].format(**c) + MARKS[c["verdict"]]
+        for c in result["contrasts"]
+    }
+    bases = dict.fromkeys(base for _, _, base in cells)
     rows = [
-        [ARMS[arm].title, METRICS[metric], *(cell(arm, metric, base) for base in bases)]
-        for arm in dict.fromkeys(arm for arm, _, _ in found)
+        [ARMS[arm].title, METRICS[metric], *(cells.get((arm, metric, base), "") for base in bases)]
+        for arm in dict.fromkeys(arm for arm, _, _ in cells)
         if arm != "original"  # the mirror of another row
         for metric in ("auroc", "accuracy", "balanced_accuracy")
     ]

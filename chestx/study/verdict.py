@@ -141,27 +141,17 @@ def _beside(result: dict[str, Any]) -> str:
 
 def _numbers(row: dict[str, Any]) -> str:
     adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
-    return f" {_in_brackets(row)}{adjusted}"
-
-
-def _in_brackets(row: dict[str, Any]) -> str:
-    """Estimate and 95 % interval of a contrast."""
-    return "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
+    return f" {WORDS['difference'].format(**row)}{adjusted}"
 
 
 def _worth(rate: dict[str, Any]) -> str:
     """What one synthetic image or one duplicate is worth."""
-    gain = _in_brackets(rate["ceiling_gain"])
+    gain, said = rate["ceiling_gain"], "worth" if rate["determined"] else "undetermined"
+    if rate["determined"] and gain["estimate"] < 0:
+        said = "none"
     one = "duplicate" if rate["arm"] == "back_duplicates" else "synthetic image"
-    if not rate["determined"]:
-        return (
-            f"what one {one} is worth in AUROC is not determined, for the hidden real images "
-            f"themselves change it by {gain}"
-        )
-    if rate["ceiling_gain"]["estimate"] < 0:
-        return f"in AUROC there is no rate for one {one}: the real ones lower it, {gain}"
-    worth = "{rate:.2f} [{low:.2f}, {high:.2f}]".format(**rate)
-    return f"in AUROC one {one} is worth {worth} real ones (all the hidden ones: {gain})"
+    gain = WORDS["difference"].format(**gain)
+    return WORDS["exchange"][said].format(one=one, gain=gain, **rate)
 
 
 def console(rows: list[dict[str, Any]], arms: list[str]) -> str:
