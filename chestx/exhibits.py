@@ -27,15 +27,9 @@ def start_figure(width: float, height: float, data: dict[str, Any], title: str) 
     return figure
 
 
-def blank(axes: Any) -> None:
-    """Take away frame and ticks: a place for an image."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def row_name(axes: Any, name: str) -> None:
-    """The name of a row, to the left of its first image."""
+def name_row(axes: Any, name: str) -> None:
+    """Axes without frame and ticks, as a place for images, with a name to their left."""
+    axes.set(xticks=[], yticks=[], frame_on=False)
     axes.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
 
 
@@ -95,6 +89,5 @@ def titled_images(
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
             axes.text(place + 0.475, 1, text, ha="center", va="bottom", fontsize=7)
         axes.set(xlim=(0, columns), ylim=(0, 0.95), aspect="equal")
-        blank(axes)
-        row_name(axes, name)
+        name_row(axes, name)
     return figure

@@ -13,14 +13,7 @@ from PIL import Image
 from torchvision.utils import save_image
 
 from chestx.config import generator_for, processes
-from chestx.exhibits import (
-    blank,
-    image_rows,
-    row_name,
-    start_figure,
-    titled_images,
-    words_of,
-)
+from chestx.exhibits import image_rows, name_row, start_figure, titled_images, words_of
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
@@ -104,8 +97,7 @@ def samples(out: Step, name: str, epochs: set[int]) -> Picture:
     for epoch, axes in zip(found, figure.subplots(max(1, len(found)), squeeze=False)[:, 0]):
         with Image.open(sample_path(out, epoch)) as picture:
             axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
-        blank(axes)
-        row_name(axes, f"epoch {epoch}")
+        name_row(axes, f"epoch {epoch}")
     class_name = smaller_class(out.about["counts"]["train"])
     return Picture(figure, f"{class_name}, the same noise in every row.")
 

@@ -83,9 +83,8 @@ def disagreement_gallery(
     found: dict[str, dict[str, list[int]]],
     test: RadiographTensors,
     data: dict[str, Any],
-    columns: int = 8,
 ) -> Figure:
-    """The first test images that each arm corrects and spoils: True / Original / Augmented.
+    """The first eight test images that each arm corrects and spoils: True / Original / Augmented.
 
     ``found`` is what ``comparison.disagreements`` returns.
     """
@@ -93,7 +92,7 @@ def disagreement_gallery(
     for arm, kinds in found.items():
         for kind, indices in kinds.items():
             row = rows.setdefault(f"{ARMS[arm].title}\n{kind} {len(indices)}", [])
-            for index in indices[:columns]:
+            for index in indices[:8]:
                 label = int(test.labels[index])
                 true, other = names[label], names[1 - label]
                 answers = (other, true) if kind == "corrected" else (true, other)
