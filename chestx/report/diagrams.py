@@ -220,18 +220,11 @@ def complete_flow(
     """The complete flow with the counts of one comparison; ``about`` is ``Step.about``."""
     counts = {split: sum(of_class.values()) for split, of_class in about["counts"].items()}
     train = ", ".join(f"{count:,} {name}" for name, count in about["counts"]["train"].items())
+    values = {"train": train, "test": counts["test"], "images": sum(counts.values())}
+    values |= {"generators": num_generators, "arms": num_arms, "seeds": num_seeds}
+    values |= {"missing": missing, "joined": counts["train"] + missing}
     columns = {
-        "images": [
-            Block("radiographs", note=f"{sum(counts.values()):,} images"),
-            Block("train split", note=train),
-            Block("generators", note=f"{num_generators} trained on train alone"),
-            Block("synthetic set", note=f"{missing:,} images each, to balance"),
-        ],
-        "verdict": [
-            Block("training + synthetic images", note=f"{counts['train'] + missing:,} images"),
-            Block("CNN", note="one per arm and seed"),
-            Block("test split", note=f"{counts['test']:,} images, read once per run"),
-            Block("comparison", note=f"{num_arms} arms x {num_seeds} seeds"),
-        ],
+        heading: [Block(label, note=note.format(**values)) for label, note in boxes.items()]
+        for heading, boxes in WORDS["boxes"].items()
     }
     return draw(columns, about, "The complete flow", WORDS["flow"])

@@ -80,9 +80,7 @@ def _draw_difference(axes: Axes, y: int, row: dict[str, Any], p: float | None) -
 
 
 def disagreement_gallery(
-    found: dict[str, dict[str, list[int]]],
-    test: RadiographTensors,
-    data: dict[str, Any],
+    found: dict[str, dict[str, list[int]]], test: RadiographTensors, data: dict[str, Any]
 ) -> Figure:
     """The first eight test images that each arm corrects and spoils: True / Original / Augmented.
 
