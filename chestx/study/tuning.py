@@ -194,19 +194,14 @@ def ensemble(units: list[Unit]) -> dict[str, dict[str, Any]]:
 
 def verdict(found: dict[str, Any], kind: str) -> str:
     """What test said, in sentences, from ``summarize_final``; ``kind`` of data: real or phantom."""
-    together = found["ensemble"]
-    auroc, count = found["test"]["auroc"], found["test"]["auroc"]["n"]
-    said = [
-        f"Test, {kind} data, {count} seeds, mean ± sd:",
-        f"AUROC {plus_minus(auroc, 3)} (ensemble {together['test']['auroc']:.3f}).",
-    ]
-    for at, part in (("the threshold of shifted validation", "test_tuned"), ("0.5", "test")):
-        scores = [
+    together, auroc = found["ensemble"], found["test"]["auroc"]
+    values = {"kind": kind, "count": auroc["n"], "auroc": plus_minus(auroc, 3)}
+    for part in ("test", "test_tuned"):
+        values[part] = ", ".join(
             f"{FINAL_SCORES[name]} {plus_minus(found[part][name], 3)} ({together[part][name]:.3f})"
             for name in ("accuracy", "specificity", "recall")
-        ]
-        said.append(f"At {at}: {', '.join(scores)}.")
-    return " ".join(said)
+        )
+    return WORDS["verdict"].format(ensemble=together, **values)
 
 
 def ranking_table(rows: list[dict[str, Any]]) -> Table:
