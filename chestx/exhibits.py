@@ -14,6 +14,7 @@ from chestx.step import Table
 
 # A "$" in a folder's or class's name is a "$"; log axes therefore need a plain formatter.
 matplotlib.rcParams["text.parse_math"] = False
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 
 def start_figure(width: float, height: float, data: dict[str, Any], title: str) -> Figure:
@@ -26,20 +27,9 @@ def start_figure(width: float, height: float, data: dict[str, Any], title: str) 
     return figure
 
 
-def plain(axes: Any) -> None:
-    """Take away the frame's upper and right sides."""
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def blank(axes: Any) -> None:
-    """Take away frame and ticks: a place for an image."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def row_name(axes: Any, name: str) -> None:
-    """The name of a row, to the left of its first image."""
+def name_row(axes: Any, name: str) -> None:
+    """Axes without frame and ticks, as a place for images, with a name to their left."""
+    axes.set(xticks=[], yticks=[], frame_on=False)
     axes.set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
 
 
@@ -50,24 +40,21 @@ def plus_minus(interval: dict[str, float | None], digits: int = 4) -> str:
     return f"{interval['mean']:.{digits}f} ± {interval['sd']:.{digits}f}"
 
 
-def table_of(columns: dict[str, str], rows: Iterable[dict[str, Any]], caption: str = "") -> Table:
-    """A table with a row for each of ``rows``; ``columns`` are headings and formats of cells.
-
-    A format is ``str.format``'s: {"KID": "{kid:.3f}"} shows the entry ``kid`` of every row.
-    """
-    cells = [[shown.format(**row) for shown in columns.values()] for row in rows]
-    return Table(list(columns), cells, caption)
-
-
 def worded_table(words: dict[str, Any], rows: Iterable[dict[str, Any]], **values: Any) -> Table:
-    """``table_of`` as ``words`` have it, with ``values`` in the caption."""
-    return table_of(words["columns"], rows, words["caption"].format(**values))
+    """A table with a row for each of ``rows``; ``values`` are those of headings and caption.
+
+    ``words["columns"]`` are headings and formats of cells. A format is ``str.format``'s:
+    {"KID": "{kid:.3f}"} shows the entry ``kid`` of every row.
+    """
+    header = [name.format(**values) for name in words["columns"]]
+    cells = [[shown.format(**row) for shown in words["columns"].values()] for row in rows]
+    return Table(header, cells, words["caption"].format(**values))
 
 
 def words_of(module: str) -> dict[str, Any]:
     """The words of a module's exhibits: ``NAME.toml`` beside ``NAME.py``; ``module`` is its file.
 
-    A table there has ``columns``, see ``table_of``, and a ``caption``.
+    A table there has ``columns``, see ``worded_table``, and a ``caption``.
     """
     return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
@@ -102,6 +89,5 @@ def titled_images(
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
             axes.text(place + 0.475, 1, text, ha="center", va="bottom", fontsize=7)
         axes.set(xlim=(0, columns), ylim=(0, 0.95), aspect="equal")
-        blank(axes)
-        row_name(axes, name)
+        name_row(axes, name)
     return figure

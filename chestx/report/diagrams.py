@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from chestx.classifier.cnn import ChestCNN
-from chestx.exhibits import start_figure
+from chestx.exhibits import start_figure, words_of
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.enhanced_cvae import ResidualBlock
 from chestx.step import Picture
@@ -26,7 +26,7 @@ from chestx.step import Picture
 COMPOSITES = (ResidualBlock, TimestepEmbedding, unets.DownBlock2D, unets.AttnDownBlock2D)
 COMPOSITES += (unets.UNetMidBlock2D, unets.AttnUpBlock2D, unets.UpBlock2D)
 ADDITIONS = (nn.GroupNorm, nn.SiLU, nn.ReLU, nn.Tanh, nn.Flatten, nn.Dropout, nn.Upsample)
-CAPTION = "Output shapes without the batch; parameters of every block."
+WORDS = words_of(__file__)
 
 
 @dataclasses.dataclass
@@ -104,7 +104,7 @@ def draw(
     columns: dict[str, list[Block]],
     data: dict[str, Any],
     title: str,
-    caption: str = CAPTION,
+    caption: str = WORDS["shapes"],
     upward: str = "",
     skips: Sequence[tuple[int, int]] = (),
 ) -> Picture:
@@ -179,14 +179,9 @@ def residual_diagram(model: ConditionalVAE, data: dict[str, Any]) -> Picture:
     x = torch.zeros(1, *shape, device=model.device)
     inside = trace(block.body, x)
     boxes = [Block("x", shape), *inside, Block("x + f(x)", shape)]
-    return draw(
-        {"x + f(x)": boxes},
-        data,
-        f"One residual block: {count_parameters(block):,} parameters",
-        "The first residual block of the decoder. Dashed: the short cut, on which x arrives and "
-        "the gradient returns unchanged.",
-        skips=[(0, len(boxes) - 1)],
-    )
+    title = f"One residual block: {count_parameters(block):,} parameters"
+    skips = [(0, len(boxes) - 1)]
+    return draw({"x + f(x)": boxes}, data, title, WORDS["residual"], skips=skips)
 
 
 def unet_diagram(unet: UNet2DModel, data: dict[str, Any], title: str) -> Picture:
@@ -201,17 +196,11 @@ def unet_diagram(unet: UNet2DModel, data: dict[str, Any], title: str) -> Picture
     embeddings = part(blocks, "time_", "class_")
     parameters = sum(block.parameters for block in embeddings)
     told = "t and label" if labels is not None else "t"
+    caption = WORDS["unet"].format(told=told, parameters=parameters)
     last = len(down) + len(up) - 1
-    return draw(
-        {"down": down, "up": up},
-        data,
-        f"{title}: {count_parameters(unet):,} parameters",
-        "Output shapes without the batch, after down- or upsampling; parameters of every block. "
-        f"Dashed: skip connections; that of the first convolution is not drawn. Every block is "
-        f"told {told} by an embedding of {parameters:,} parameters.",
-        upward="up",
-        skips=[(k, last - k) for k in range(1, len(up))],
-    )
+    skips = [(k, last - k) for k in range(1, len(up))]
+    title = f"{title}: {count_parameters(unet):,} parameters"
+    return draw({"down": down, "up": up}, data, title, caption, upward="up", skips=skips)
 
 
 def cnn_diagram(model: ChestCNN, data: dict[str, Any]) -> Picture:
@@ -231,19 +220,11 @@ def complete_flow(
     """The complete flow with the counts of one comparison; ``about`` is ``Step.about``."""
     counts = {split: sum(of_class.values()) for split, of_class in about["counts"].items()}
     train = ", ".join(f"{count:,} {name}" for name, count in about["counts"]["train"].items())
+    values = {"train": train, "test": counts["test"], "images": sum(counts.values())}
+    values |= {"generators": num_generators, "arms": num_arms, "seeds": num_seeds}
+    values |= {"missing": missing, "joined": counts["train"] + missing}
     columns = {
-        "images": [
-            Block("radiographs", note=f"{sum(counts.values()):,} images"),
-            Block("train split", note=train),
-            Block("generators", note=f"{num_generators} trained on train alone"),
-            Block("synthetic set", note=f"{missing:,} images each, to balance"),
-        ],
-        "verdict": [
-            Block("training + synthetic images", note=f"{counts['train'] + missing:,} images"),
-            Block("CNN", note="one per arm and seed"),
-            Block("test split", note=f"{counts['test']:,} images, read once per run"),
-            Block("comparison", note=f"{num_arms} arms x {num_seeds} seeds"),
-        ],
+        heading: [Block(label, note=note.format(**values)) for label, note in boxes.items()]
+        for heading, boxes in WORDS["boxes"].items()
     }
-    caption = "Every box is made from the one before it; test images enter only at the end."
-    return draw(columns, about, "The complete flow", caption)
+    return draw(columns, about, "The complete flow", WORDS["flow"])

@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, plain, start_figure
+from chestx.exhibits import image_rows, start_figure
 from chestx.generators.ddpm import build_scheduler, takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.registry import GENERATORS, title
@@ -19,6 +19,7 @@ from chestx.report.diagrams import count_parameters, unet_diagram
 from chestx.step import Exhibit, Picture, Step, Table
 from chestx.study.lessons import SCHEDULE_COLOURS
 
+WORDS = training.WORDS["ddpm"]
 TIMESTEPS = [0, 25, 50, 75, 100, 125, 150, 175, 199]  # 0 stands for the image itself
 COLUMNS = ["x_0", *(f"t = {t}" for t in TIMESTEPS[1:])]
 
@@ -41,7 +42,7 @@ def outcome(history: training.History, scheduler: DDPMScheduler) -> str:
     said = f"validation loss {history[-1]['validation']['loss']:.4f}"
     if (left := signal_left(scheduler)) < MAX_SIGNAL:
         return said
-    return said + training.WORDS["washed_out"].format(T=len(scheduler), left=left)
+    return said + WORDS["washed_out"].format(T=len(scheduler), left=left)
 
 
 def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) -> Picture:
@@ -58,8 +59,7 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set_xlabel("t")
-        plain(axes)
-    return Picture(figure, training.WORDS["schedules"])
+    return Picture(figure, WORDS["schedules"])
 
 
 def forward_strip(
@@ -95,43 +95,24 @@ def forward(out: Step, name: str, scheduler: DDPMScheduler, images: torch.Tensor
     copies = images[:1].expand(100, -1, -1, -1)
     averaged = forward_strip(scheduler, copies, TIMESTEPS, out.config.seed).mean(1)
     rows["image 0, mean of\n100 noisy copies"] = averaged
-    return Picture(
-        image_rows(rows, out.about, f"{title(name)}: forward, q(x_t | x_0)", COLUMNS),
-        f"Into noise: at T {signal_left(scheduler):.1%} of the signal's amplitude is left.",
-    )
+    figure = image_rows(rows, out.about, f"{title(name)}: forward, q(x_t | x_0)", COLUMNS)
+    return Picture(figure, WORDS["forward"].format(left=signal_left(scheduler)))
 
 
 def reverse(out: Step, name: str, pipeline: RadiographPipeline, labels: torch.Tensor) -> Picture:
     """One image per label (B,) on the way back from noise."""
     strip = reverse_strip(pipeline, labels, TIMESTEPS, out.config.seed).flip(0)  # (9, B, 1, H, W)
     rows = {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))}
-    return Picture(
-        image_rows(rows, out.about, f"{title(name)}: reverse", COLUMNS[::-1]),
-        f"From noise back to images, by all {len(pipeline.scheduler)} steps of ancestral sampling.",
-    )
+    figure = image_rows(rows, out.about, f"{title(name)}: reverse", COLUMNS[::-1])
+    return Picture(figure, WORDS["reverse"].format(T=len(pipeline.scheduler)))
 
 
 def parameters(out: Step, scheduler: DDPMScheduler, unet: UNet2DModel) -> Table:
     """What the deck fixes of a DDPM beside what was used here, and what it leaves open."""
-
-    def facts(of: DDPMScheduler) -> list[str]:
-        betas = f"{of.config.beta_start:g} to {of.config.beta_end:g}, {of.config.beta_schedule}"
-        left = f"{signal_left(of):.1%}"
-        return [str(len(of)), betas, left, of.config.prediction_type]
-
-    config = out.config
-    names = ("timesteps T", "betas", "amplitude left at T", "prediction")
-    fixed = zip(names, facts(scheduler), facts(build_scheduler()))
-    rows = [
-        *([*row] for row in fixed),
-        ["time embedding", config.block_out_channels[0], 32],
-        ["image side in pixels", config.image_size, 128],
-        ["UNet widths", str(config.block_out_channels), "open"],
-        ["parameters", f"{count_parameters(unet):,}", "open"],
-        ["epochs, batch", f"{config.num_epochs}, {config.batch_size}", "open"],
-        ["learning rate", f"{config.learning_rate:g}, AdamW, {config.lr_scheduler}", "open"],
-        ["averaged weights (EMA)", config.ema_decay, "open"],
-    ]
+    values = {"config": out.config, "parameters": count_parameters(unet)}
+    for name, of in {"ours": scheduler, "deck": build_scheduler()}.items():
+        values |= {name: of.config, f"{name}_left": signal_left(of)}
+    rows = [[cell.format(**values) for cell in row] for row in WORDS["parameters"]]
     return Table(["parameter", "here", "in the deck"], rows)
 
 
@@ -144,7 +125,7 @@ def exhibits(
     """All that a trained DDPM has to show."""
     name, unet, scheduler = out.config.generator, pipeline.unet, pipeline.scheduler
     shown = train_data[list(range(min(3, len(train_data))))]
-    loss = training.WORDS["denoising_loss"].format(target=scheduler.config.prediction_type)
+    loss = WORDS["denoising_loss"].format(target=scheduler.config.prediction_type)
     own = out.config.schedule or GENERATORS[name].schedule
     schedules = {"deck": build_scheduler(), own: scheduler}
     return {

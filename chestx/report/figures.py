@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from chestx.exhibits import image_rows, plain, start_figure
+from chestx.exhibits import image_rows, start_figure, worded_table, words_of
 from chestx.generators.registry import title
 from chestx.radiographs import images as pixels
 from chestx.radiographs.sources import FOLDERS
 from chestx.radiographs.splits import Radiographs, missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors, to_tensors
 from chestx.step import Exhibit, Picture, Table
+from chestx.study.lessons import brightness
 
+WORDS = words_of(__file__)
 CLASS_COLOURS = ("#4c9f70", "#8e5ea2")  # by label
 
 
@@ -30,7 +32,6 @@ def class_proportions(data: dict[str, Any], caption: str = "") -> Picture:
     axes.set_ylabel("images")
     axes.margins(y=0.2)
     axes.legend(frameon=False)
-    plain(axes)
     return Picture(figure, caption)
 
 
@@ -58,23 +59,24 @@ def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit
         f"{loaded.protocol} protocol {missing_images(loaded['train']['label'])[1]:,}"
         for loaded in {own.protocol: own for own in (official, radiographs)}.values()
     )
-    proxy = "A NORMAL patient is known by a number in the file name alone, which is a proxy."
-    if unnamed := about["without_patient"]:
-        proxy = f"{unnamed:,} file names tell no patient; these images are grouped by content."
-    sentences = [
-        f"{smaller_class(about['counts']['train'])} images missing for a balance: {lacks}.",
-        f"{shared(radiographs, 'patient')} patients and {shared(radiographs, 'sha256')} identical "
-        "files lie in two splits.",
-        proxy,
-    ]
-    if about["official_folders"] == list(FOLDERS):
-        folder = official.describe()["counts"]["train"]
-        whole = ", ".join(f"{count:,} {name}" for name, count in folder.items())
-        sentences.insert(1, f"The official train folder: {whole}.")
-    if "test" not in about["official_folders"]:
-        sentences.append("The test split is no official one, but a fifth of the images, set aside.")
-    if "reference" in radiographs:
-        sentences.append("The reference split is kept for measuring generators.")
+    folder, unnamed = official.describe()["counts"]["train"], about["without_patient"]
+    values = {
+        "smaller": smaller_class(about["counts"]["train"]),
+        "lacks": lacks,
+        "folder": ", ".join(f"{count:,} {name}" for name, count in folder.items()),
+        "patients": shared(radiographs, "patient"),
+        "files": shared(radiographs, "sha256"),
+        "unnamed": unnamed,
+    }
+    said = {
+        "missing": True,
+        "official": about["official_folders"] == list(FOLDERS),
+        "shared": True,
+        "by_content" if unnamed else "by_name": True,
+        "set_aside": "test" not in about["official_folders"],
+        "reference": "reference" in radiographs,
+    }
+    text = " ".join(WORDS["splits"][name] for name, holds in said.items() if holds)
     rows = []
     for split, counts in about["counts"].items():
         of_images = set(zip(radiographs[split]["patient"], radiographs[split]["label"]))
@@ -82,7 +84,7 @@ def splits(radiographs: Radiographs, official: Radiographs) -> dict[str, Exhibit
         rows.append([split, *counts.values(), *patients])
     header = ["split", *(f"{name} {what}" for what in ("images", "patients") for name in names)]
     caption = f"Images and patients per split, {radiographs.protocol} protocol."
-    return {"splits": " ".join(sentences), "split_counts": Table(header, rows, caption)}
+    return {"splits": text.format(**values), "split_counts": Table(header, rows, caption)}
 
 
 def synthetic_sets(
@@ -99,21 +101,11 @@ def synthetic_sets(
     first, rows = {}, []
     for name, tensors in sets.items():
         images = pixels.to_float(tensors.images)  # (N, 1, H, W)
-        first[title(name)], greys = images[:10], images.mean((1, 2, 3))
+        first[title(name)] = images[:10]
         used = [settings.get(name, {}).get(key) for key in ("scheduler", "num_inference_steps")]
         sampler = ", ".join(str(value) for value in used if value is not None)
-        numbers = (greys.mean(), greys.std(correction=0), images.std(correction=0))
-        rows.append([title(name), sampler, *(f"{number:.3f}" for number in numbers)])
-    return {
-        f"06_gallery_{protocol}": Picture(
-            image_rows(first, data, f"Training and synthetic {class_name} images"),
-            f"The first images of each set, not chosen. {num_images:,} images per generator "
-            "balance the training split.",
-        ),
-        "spread": Table(
-            ["set", "sampler, steps", "brightness", "its sd", "sd of all pixels"],
-            rows,
-            "Brightness is the mean grey of an image, in [-1, 1]. With too little spread of it the "
-            "images are too alike.",
-        ),
-    }
+        row = {"title": title(name), "sampler": sampler, "pixels": images.std(correction=0)}
+        rows.append(row | brightness(images))
+    figure = image_rows(first, data, f"Training and synthetic {class_name} images")
+    gallery = Picture(figure, WORDS["gallery"].format(count=num_images))
+    return {f"06_gallery_{protocol}": gallery, "spread": worded_table(WORDS["spread"], rows)}

@@ -136,21 +136,15 @@ def build_report(output_dir: Path, preset: str, protocol: str = "fair") -> Path:
     results = load_results(output_dir, [slide["folder"] for slide in slides], protocol)
     if not results:
         raise FileNotFoundError(f"{output_dir} holds no results; run examples/run_all.py first")
-    data = next(iter(results.values()))["data"]
     ledger = files.read_lines(output_dir / "ledger.jsonl")
-    last = max(results.values(), key=lambda result: result["finished_at"])
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     page = environment.get_template("page.html").render(
-        title="Does synthetic data help a chest X-ray classifier?",
-        data=data,
+        data=next(iter(results.values()))["data"],
+        last=max(results.values(), key=lambda result: result["finished_at"]),
         preset=preset,
-        minutes=f"{sum(result['seconds'] for result in results.values()) / 60:.1f} minutes",
-        finished_at=last["finished_at"][:16].replace("T", " "),
+        results=results,
         chapters=show_chapters(chapters, results, output_dir),
-        run_times={folder: result["seconds"] for folder, result in results.items()},
-        readings=len(ledger),
-        distinct=len({(row["config"], row["data"]) for row in ledger}),
-        versions=last["versions"],
+        readings=[(row["config"], row["data"]) for row in ledger],
     )
     path = output_dir / "report.html"
     files.write_bytes(path, page.encode())

@@ -13,15 +13,7 @@ from PIL import Image
 from torchvision.utils import save_image
 
 from chestx.config import generator_for, processes
-from chestx.exhibits import (
-    blank,
-    image_rows,
-    plain,
-    row_name,
-    start_figure,
-    titled_images,
-    words_of,
-)
+from chestx.exhibits import image_rows, name_row, start_figure, titled_images, words_of
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
@@ -105,8 +97,7 @@ def samples(out: Step, name: str, epochs: set[int]) -> Picture:
     for epoch, axes in zip(found, figure.subplots(max(1, len(found)), squeeze=False)[:, 0]):
         with Image.open(sample_path(out, epoch)) as picture:
             axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
-        blank(axes)
-        row_name(axes, f"epoch {epoch}")
+        name_row(axes, f"epoch {epoch}")
     class_name = smaller_class(out.about["counts"]["train"])
     return Picture(figure, f"{class_name}, the same noise in every row.")
 
@@ -133,7 +124,6 @@ def loss_curves(out: Step, name: str, history: History, caption: str) -> Picture
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.legend(edgecolor="white")
-    plain(axes)
     return Picture(figure, f"{caption} The first tenth may lie above the frame.")
 
 
@@ -181,11 +171,8 @@ def latents(
 
 def choices(config: Any) -> Table:
     """What the deck leaves open in the enhanced CVAE, and we chose."""
-    names = ("beta", "ssim_weight", "patience", "latent_dim", "channels")
-    names += ("learning_rate", "batch_size", "ema_decay")
-    rows = [[name, str(getattr(config, name))] for name in names]
     weight = config.ssim_weight * config.image_size**2
-    rows.insert(2, ["lambda = ssim_weight x pixels", f"{weight:g}"])
+    rows = [[n, shown.format(config, weight=weight)] for n, shown in WORDS["choices"].items()]
     return Table(["setting", "value"], rows, "Our choices.")
 
 

@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 
 from chestx.classifier.cnn import ChestCNN, classifier_loss
 from chestx.config import generator_for, processes
-from chestx.exhibits import plain, start_figure, table_of
+from chestx.exhibits import start_figure, worded_table, words_of
 from chestx.generators.ddpm import DenoisingLoss, build_scheduler, build_unet
 from chestx.generators.pipeline import RadiographPipeline
 from chestx.generators.trained import pipeline_sampler
@@ -31,6 +31,7 @@ from chestx.step import Exhibit, Picture
 from chestx.training import TrainingConfig, train
 from chestx.training.loop import Batch, LossFn
 
+WORDS = words_of(__file__)
 Work = Callable[[], Any]
 SIDES = (64, 128, 256)  # pixels
 
@@ -181,11 +182,6 @@ def exhibits(rows: list[dict], grown: list[dict], data: dict[str, Any]) -> dict[
     axes.set(xscale="log", xlabel="times as fast")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    plain(axes)
-    said = "Ours / the other, in turns: median of the ratios, from the least to the largest."
-    columns = {"ours / the other": "{name}", "s": "{ours:.2f} / {theirs:.2f}"}
-    columns |= {"times as fast": "{ratio:.2f} ({low:.2f} to {high:.2f})"}
-    made = {"14_pairs": Picture(figure, said), "pairs": table_of(columns, rows, said)}
-    said = "Cost ~ size^p of a DDPM, each in a new process; MB above what the libraries take."
-    cells = table_of({"cost": "{cost}", "measured": "{values}", "p": "{p:.2f}"}, grown, said)
-    return made | ({"growth": cells} if grown else {})
+    table = worded_table(WORDS["pairs"], rows)
+    made = {"14_pairs": Picture(figure, table.caption), "pairs": table}
+    return made | ({"growth": worded_table(WORDS["growth"], grown)} if grown else {})

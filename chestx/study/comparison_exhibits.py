@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from chestx.classifier.experiment import Unit
-from chestx.exhibits import plus_minus, table_of
+from chestx.exhibits import plus_minus, worded_table
 from chestx.generators.registry import DDPMS
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.tensors import RadiographTensors
@@ -18,7 +18,7 @@ from chestx.study.paired import prediction_interval
 
 METRICS = WORDS["of_probabilities"] | WORDS["at_threshold"]
 MARKS = {"better": " ↑", "worse": " ↓", "equivalent": " =", "inconclusive": ""}
-CAPTIONS = WORDS["tables"]
+TABLES = WORDS["tables"]
 
 
 def exhibits(
@@ -85,35 +85,16 @@ def _pictures(
 
 def _primary_table(result: dict[str, Any]) -> Table:
     margin, alpha = result["plan"]["equivalence_margin"], result["plan"]["primary"]["alpha"]
-    columns = {
-        "arm": "{title}",
-        "minus": "{base}",
-        "difference": "{estimate:+.4f}",
-        "95 %": "[{low:+.3f}, {high:+.3f}]",
-        "p": "{p:.2g}",
-        "p by Holm": "{p_holm:.2g}",
-        "90 %": "[{low90:+.3f}, {high90:+.3f}]",
-        f"within {margin:g}": "{within}",
-        "": "{verdict}",
-    }
     rows = [
         c
         | {"title": ARMS[c["a"]].title, "base": ARMS[c["b"]].title}
         | {"within": "yes" if c["equivalent"] else "no"}
         for c in result["primary"]
     ]
-    return table_of(columns, rows, CAPTIONS["primary"].format(margin=margin, alpha=alpha))
+    return worded_table(TABLES["primary"], rows, margin=margin, alpha=alpha)
 
 
 def _trainings_table(result: dict[str, Any]) -> Table:
-    columns = {
-        "arm": "{title}",
-        "mean of each training": "{means}",
-        "minus original": "{gains}",
-        "sd between trainings": "{sd:.4f}",
-        "95 %": "[{low:.4f}, {high:.4f}]",
-        "sd of a seed": "{within:.4f}",
-    }
     rows = [
         row
         | {"title": ARMS[row["arm"]].title}
@@ -121,7 +102,7 @@ def _trainings_table(result: dict[str, Any]) -> Table:
         | {"gains": ", ".join(f"{value:+.4f}" for value in row["gains"])}
         for row in result["trainings"]
     ]
-    return table_of(columns, rows, CAPTIONS["trainings"])
+    return worded_table(TABLES["trainings"], rows)
 
 
 def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
@@ -137,7 +118,7 @@ def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
             [ARMS[row["arm"]].title, *(plus_minus(row[part][name], 3) for name in names)]
             for row in arms
         ]
-        tables[key] = Table(["arm", *names.values()], rows, CAPTIONS[key].format(**values))
+        tables[key] = Table(["arm", *names.values()], rows, TABLES[key].format(**values))
     tables["probabilities"].header += ["validation accuracy", "added", "steps"]
     for line, row in zip(tables["probabilities"].rows, arms):
         line += [plus_minus(row["validation_accuracy"], 3), row["num_added"], row["steps"]]
@@ -146,22 +127,20 @@ def _score_tables(result: dict[str, Any]) -> dict[str, Table]:
 
 def _contrast_table(result: dict[str, Any]) -> Table:
     """One row per arm and metric, the baselines side by side."""
-    found = {(c["a"], c["metric"], c["b"]): c for c in result["contrasts"]}
-    bases = dict.fromkeys(base for _, _, base in found)
-
-    def cell(*key: str) -> str:
-        shown = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
-        return shown.format(**found[key]) + MARKS[found[key]["verdict"]] if key in found else ""
-
+    cells = {
+        (c["a"], c["metric"], c["b"]): WORDS["difference"].format(**c) + MARKS[c["verdict"]]
+        for c in result["contrasts"]
+    }
+    bases = dict.fromkeys(base for _, _, base in cells)
     rows = [
-        [ARMS[arm].title, METRICS[metric], *(cell(arm, metric, base) for base in bases)]
-        for arm in dict.fromkeys(arm for arm, _, _ in found)
+        [ARMS[arm].title, METRICS[metric], *(cells.get((arm, metric, base), "") for base in bases)]
+        for arm in dict.fromkeys(arm for arm, _, _ in cells)
         if arm != "original"  # the mirror of another row
         for metric in ("auroc", "accuracy", "balanced_accuracy")
     ]
     header = ["arm", "metric", *(f"minus {ARMS[base].title}" for base in bases)]
     margin = result["plan"]["equivalence_margin"]
-    return Table(header, rows, CAPTIONS["contrasts"].format(margin=margin))
+    return Table(header, rows, TABLES["contrasts"].format(margin=margin))
 
 
 def _deck_table(result: dict[str, Any]) -> Table:
@@ -181,4 +160,4 @@ def _deck_table(result: dict[str, Any]) -> Table:
             matrices = [str(slide["confusion"]), str(own["confusion"])]
             rows.append([slide["slide"], "[[TN, FP], [FN, TP]]", *matrices, "", ""])
     header = ["slide", "", "deck", "ours", "95 % range for one more run of ours", "the deck's is"]
-    return Table(header, rows, CAPTIONS["deck"])
+    return Table(header, rows, TABLES["deck"])

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chestx.exhibits import plain, start_figure, titled_images
+from chestx.exhibits import start_figure, titled_images
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.study.arms import ARMS
 
@@ -29,7 +29,6 @@ def arm_scores(rows: Rows, data: dict[str, Any], deck: Rows) -> Figure:
             theirs = [d[metric] for d in deck if d["arm"] == row["arm"] and metric in d]
             axes.plot(theirs, np.full(len(theirs), y - 0.25), "x", color="black", ms=6)
         axes.set_xlabel(name)
-        plain(axes)
     _name_lines(panels[0], [row["arm"] for row in rows])
     if deck:
         panels[0].plot([], [], "x", color="black", label="the deck's single run")
@@ -64,7 +63,6 @@ def forest(found: dict[str, Any], data: dict[str, Any]) -> Figure:
             _draw_difference(axes, arms.index(row["a"]), row, adjusted.get((base, row["a"])))
         axes.set_xlabel(f"AUROC\nminus that of: {ARMS[base].title}", fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
-        plain(axes)
     _name_lines(panels[0], arms)
     return figure
 
@@ -82,12 +80,9 @@ def _draw_difference(axes: Axes, y: int, row: dict[str, Any], p: float | None) -
 
 
 def disagreement_gallery(
-    found: dict[str, dict[str, list[int]]],
-    test: RadiographTensors,
-    data: dict[str, Any],
-    columns: int = 8,
+    found: dict[str, dict[str, list[int]]], test: RadiographTensors, data: dict[str, Any]
 ) -> Figure:
-    """The first test images that each arm corrects and spoils: True / Original / Augmented.
+    """The first eight test images that each arm corrects and spoils: True / Original / Augmented.
 
     ``found`` is what ``comparison.disagreements`` returns.
     """
@@ -95,7 +90,7 @@ def disagreement_gallery(
     for arm, kinds in found.items():
         for kind, indices in kinds.items():
             row = rows.setdefault(f"{ARMS[arm].title}\n{kind} {len(indices)}", [])
-            for index in indices[:columns]:
+            for index in indices[:8]:
                 label = int(test.labels[index])
                 true, other = names[label], names[1 - label]
                 answers = (other, true) if kind == "corrected" else (true, other)

@@ -5,7 +5,8 @@ KID, Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared maximum mean 
 
     1/[m(m-1)] sum_{i!=j} k(x_i, x_j) + 1/[n(n-1)] sum_{i!=j} k(y_i, y_j) - 2/(mn) sum k(x_i, y_j)
 
-with k(x, y) = (x.y / d + 1)^3. It averages 0 for equal distributions and may be negative.
+with k(x, y) = (x.y / d + 1)^3, scikit-learn's ``polynomial_kernel``. KID averages 0 for
+equal distributions and may be negative.
 """
 
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from pytorch_msssim import ms_ssim
 from scipy.linalg import svdvals
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.nn.functional import one_hot
 
 from chestx.radiographs.images import resize
 
@@ -26,18 +27,13 @@ Patients = list[str] | None  # of every image; None: each image stands for itsel
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
-def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """k(x, y) = (x.y / d + 1)^3 of features (m, d) and (n, d): (m, n), float64."""
-    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
-
-
 def _kid(
-    xx: torch.Tensor,
-    yy: torch.Tensor,
-    xy: torch.Tensor,
+    xx: np.ndarray,
+    yy: np.ndarray,
+    xy: np.ndarray,
     x_patients: Patients = None,
     y_patients: Patients = None,
-) -> tuple[float, torch.Tensor, torch.Tensor]:
+) -> tuple[float, np.ndarray, np.ndarray]:
     """KID from kernels (m, m), (n, n), (m, n), and without each patient of x and each of y."""
     m, n = xy.shape
     sum_x, sum_y = (kernel.sum() - kernel.trace() for kernel in (xx, yy))
@@ -55,8 +51,8 @@ def _kid(
 
 
 def _parts(
-    kernel: torch.Tensor, across: torch.Tensor, patients: Patients
-) -> tuple[torch.Tensor | int, torch.Tensor, torch.Tensor]:
+    kernel: np.ndarray, across: np.ndarray, patients: Patients
+) -> tuple[np.ndarray | int, np.ndarray, np.ndarray]:
     """Of each patient: images, and what pairs with these add to ``kernel`` and to ``across``.
 
     Without ``patients`` each image is one.
@@ -65,7 +61,7 @@ def _parts(
     if patients is None:
         return 1, 2 * rows, columns
     _, group = np.unique(patients, return_inverse=True)
-    own = one_hot(torch.tensor(group)).double()  # (images, patients)
+    own = np.eye(group.max() + 1)[group]  # (images, patients)
     count, within = own.sum(0), ((kernel @ own) * own).sum(0) - kernel.diagonal() @ own
     if len(kernel) - count.max() < 2:
         raise ValueError("the interval of KID needs two images beside any patient's; give more")
@@ -82,16 +78,16 @@ def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
 
 def _kid_of_features(
     x: torch.Tensor, y: torch.Tensor, x_patients: Patients = None, y_patients: Patients = None
-) -> tuple[float, torch.Tensor, torch.Tensor]:
+) -> tuple[float, np.ndarray, np.ndarray]:
     _require(x, y, 3)
+    x, y = x.double(), y.double()
     kernels = (polynomial_kernel(*pair) for pair in ((x, x), (y, y), (x, y)))
     return _kid(*kernels, x_patients, y_patients)
 
 
-def _interval(name: str, value: float, *left_out: torch.Tensor) -> dict[str, Any]:
+def _interval(name: str, value: float, *left_out: np.ndarray) -> dict[str, Any]:
     """The jackknife's: of each set the values without one of its images, patients or groups."""
-    variance = sum((len(v) - 1) * float(v.var(correction=0)) for v in left_out)
-    se = variance**0.5
+    se = sum((len(v) - 1) * float(v.var()) for v in left_out) ** 0.5
     return {name: value, "se": se, "low": value - Z * se, "high": value + Z * se}
 
 
@@ -126,7 +122,7 @@ def kid_floor(features: torch.Tensor, patients: list[str], m: int, n: int) -> di
     Returns the mean and the 95th percentile; a generator below the latter cannot be told from
     real images by KID with so many images. Raises ValueError if there are too few.
     """
-    kernel = polynomial_kernel(features, features)
+    kernel = polynomial_kernel(features.double())
     _, group = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(0)
     values = []
@@ -136,7 +132,7 @@ def kid_floor(features: torch.Tensor, patients: list[str], m: int, n: int) -> di
         x = order[:m]
         y = order[rank[order] > rank[x[-1]]][:n]  # the last patient of x is left out
         if len(y) == n:
-            blocks = (kernel[rows][:, columns] for rows, columns in ((x, x), (y, y), (x, y)))
+            blocks = (kernel[np.ix_(*pair)] for pair in ((x, x), (y, y), (x, y)))
             values.append(_kid(*blocks)[0])
     if not values:
         raise ValueError(f"no patient-disjoint split into {m} + {n}; take fewer images")
@@ -178,8 +174,8 @@ def fid_interval(
         folds = GroupKFold(min(20, len(set(groups))))
         return [f[rows] for rows, _ in folds.split(f, groups=groups)]
 
-    without_x = torch.tensor([fid(kept, y) for kept in without_a_group(x, x_patients)])
-    without_y = torch.tensor([fid(x, kept) for kept in without_a_group(y, y_patients)])
+    without_x = np.array([fid(kept, y) for kept in without_a_group(x, x_patients)])
+    without_y = np.array([fid(x, kept) for kept in without_a_group(y, y_patients)])
     return _interval("fid", fid(x, y), without_x, without_y)
 
 

@@ -48,14 +48,13 @@ def evaluate(
     for which, row in copies["pixels"].items():
         chance = f"{row['by_chance']:.1f} by chance"
         print(f"{title(which)}: {row['copies']} candidates for copies ({chance})")
-    counts = {"count": count, "reference": len(reference), "neighbours": neighbours}
+    about = {"count": count, "reference": len(reference), "neighbours": neighbours}
+    rows = [{"title": title(name), **row} for name, row in greys.items()]
     exhibits = {
         "07_pairs": pairs_picture(sets, train, copies["pixels"], data),
-        "about": WORDS["about"].format(**counts),
+        "about": WORDS["about"].format(**about),
         **{name: space_table(name, space) for name, space in spaces.items()},
-        "greys": worded_table(
-            WORDS["greys"], [{"title": title(n), **row} for n, row in greys.items()]
-        ),
+        "greys": worded_table(WORDS["greys"], rows),
         "copies": copies_table(copies),
     }
     return {"greys": greys, "spaces": spaces, "memorisation": copies}, exhibits
@@ -107,9 +106,8 @@ def pairs_picture(
         pairs = found[name]["pairs"]
         rows[title(name)] = [(images[i], f"{distance:.2f}") for i, _, distance in pairs]
         rows[f"nearest in train\nto {title(name)}"] = [(train[j], "") for _, j, _ in pairs]
-    return Picture(
-        titled_images(rows, data, "The images closest to a training image"), WORDS["pairs"]
-    )
+    figure = titled_images(rows, data, "The images closest to a training image")
+    return Picture(figure, WORDS["pairs"])
 
 
 def space_table(name: str, space: Scores) -> Table:
@@ -118,12 +116,7 @@ def space_table(name: str, space: Scores) -> Table:
         {"title": title(which), "margin": distances.Z * row["fid"]["se"], **row}
         for which, row in space["rows"].items()
     ]
-    about = {
-        "features": title(name),
-        "floor": space["floor"]["p95"],
-        "other": space["kid_to_other"],
-    }
-    return worded_table(WORDS["space"], rows, **about)
+    return worded_table(WORDS["space"], rows, features=title(name), space=space)
 
 
 def copies_table(found: dict[str, dict[str, Scores]]) -> Table:

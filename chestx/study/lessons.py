@@ -92,9 +92,7 @@ def deck_errors() -> list[dict[str, str]]:
 
 def deck_slips() -> Table:
     """``deck_errors`` as a table; its formulas are typeset."""
-    rows = [[e["slide"], f"${e['wrong']}$", f"${e['right']}$", e["then"]] for e in deck_errors()]
-    caption = "Every number follows from the deck's schedule and network."
-    return Table(["slide", "as written", "right", "what would happen"], rows, caption)
+    return worded_table(WORDS["slips"], deck_errors())
 
 
 def brightness(images: torch.Tensor) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from chestx.config import generator_for
-from chestx.exhibits import image_rows, plain, start_figure, worded_table, words_of
+from chestx.exhibits import image_rows, start_figure, worded_table, words_of
 from chestx.generators.pipeline import load_pipeline
 from chestx.generators.schedulers import SAMPLERS
 from chestx.generators.trained import Sample, about_of, pipeline_sampler
@@ -187,7 +187,6 @@ def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]
     axes.set_xlabel("seconds per image; the numbers are steps")
     axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    plain(axes)
     return Picture(figure, WORDS["quality"])
 
 

@@ -20,28 +20,14 @@ from chestx.classifier.arms import Arm
 from chestx.classifier.cnn import ChestCNN
 from chestx.classifier.experiment import Experiment, Unit, predict
 from chestx.classifier.metrics import choose_threshold, classification_metrics
-from chestx.exhibits import plus_minus
+from chestx.exhibits import plus_minus, words_of
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.step import Table
 from chestx.study.paired import mean_interval
 
 CRITERION = "mean of AUROC and best balanced accuracy, all shifted copies of validation pooled"
-SCORES = {  # of a recipe; the first decides
-    "criterion": "criterion",
-    "auroc": "AUROC, shifted",
-    "balanced_accuracy": "balanced accuracy, shifted",
-    "plain_auroc": "AUROC, plain",
-    "plain_accuracy": "accuracy, plain",
-    "worst_auroc": "AUROC, hardest shift",
-}
-FINAL_SCORES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "specificity": "specificity",
-    "recall": "sensitivity",
-    "auroc": "AUROC",
-}
-
+WORDS = words_of(__file__)
+SCORES, FINAL_SCORES = WORDS["scores"], WORDS["final_scores"]  # name -> heading
 
 # The same change for all images, as if from another hospital: its kind, and how far it goes.
 SHIFTS: dict[str, tuple] = {
@@ -208,19 +194,14 @@ def ensemble(units: list[Unit]) -> dict[str, dict[str, Any]]:
 
 def verdict(found: dict[str, Any], kind: str) -> str:
     """What test said, in sentences, from ``summarize_final``; ``kind`` of data: real or phantom."""
-    together = found["ensemble"]
-    auroc, count = found["test"]["auroc"], found["test"]["auroc"]["n"]
-    said = [
-        f"Test, {kind} data, {count} seeds, mean ± sd:",
-        f"AUROC {plus_minus(auroc, 3)} (ensemble {together['test']['auroc']:.3f}).",
-    ]
-    for at, part in (("the threshold of shifted validation", "test_tuned"), ("0.5", "test")):
-        scores = [
+    together, auroc = found["ensemble"], found["test"]["auroc"]
+    values = {"kind": kind, "count": auroc["n"], "auroc": plus_minus(auroc, 3)}
+    for part in ("test", "test_tuned"):
+        values[part] = ", ".join(
             f"{FINAL_SCORES[name]} {plus_minus(found[part][name], 3)} ({together[part][name]:.3f})"
             for name in ("accuracy", "specificity", "recall")
-        ]
-        said.append(f"At {at}: {', '.join(scores)}.")
-    return " ".join(said)
+        )
+    return WORDS["verdict"].format(ensemble=together, **values)
 
 
 def ranking_table(rows: list[dict[str, Any]]) -> Table:
@@ -230,5 +211,4 @@ def ranking_table(rows: list[dict[str, Any]]) -> Table:
         + [plus_minus(row[score]) for score in SCORES]
         for row in rows
     ]
-    caption = "Validation images alone; mean and, over seeds, standard deviation."
-    return Table(["recipe", "steps", "seeds", *SCORES.values()], cells, caption)
+    return Table(["recipe", "steps", "seeds", *SCORES.values()], cells, WORDS["ranking"])

@@ -1,6 +1,5 @@
 """A comparison in words: plain ones, one sentence with every interval, the deck's console."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ from chestx.generators.registry import DDPMS
 from chestx.study.arms import ARMS
 from chestx.study.comparison import WORDS, deviations, generators_in_words, seeds_in_words
 
+Rows = list[dict[str, Any]]  # contrasts, or what ``comparison.summarize`` returns
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
 
 
-def _answer(rows: list[dict[str, Any]], margin: float) -> str:
+def _answer(rows: Rows, margin: float) -> str:
     """Does synthetic data help? From the verdicts of the generators' arms.
 
     Duplicates are a control that may itself harm: to beat them alone, where the real images
@@ -44,7 +44,7 @@ def plain_answer(result: dict[str, Any]) -> dict[str, str]:
     others = [row for row in _exploratory(result["contrasts"]) if row["a"] not in asked]
     values = {"asked": _standing(result).split(" (")[0]}
     for name, own in {"did": rows, "others": others}.items():
-        values[name] = "; ".join(_by_verdict(own, result["arms"], lambda row: "", words))
+        values[name] = "; ".join(_by_verdict(own, result["arms"], plain=True))
     for c in result["contrasts"] + result["beside"] + result["primary"]:
         if c["metric"] == "auroc":
             values[f"{c['a']}_{c['b']}"] = words[c["verdict"]]
@@ -81,7 +81,7 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     rows = result["primary"] or _exploratory(result["contrasts"])
     if not rows:
         return ""
-    parts = _by_verdict(rows, result["arms"], _numbers, dict(zip(VERDICTS, VERDICTS)))
+    parts = _by_verdict(rows, result["arms"], plain=False)
     answer = _answer(rows, rows[0]["margin"])
     return (
         f"{_standing(result)}: does synthetic data help? "
@@ -92,32 +92,29 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     )
 
 
-def _by_verdict(
-    rows: list[dict[str, Any]],
-    arms: list[dict[str, Any]],
-    numbers: Callable[[dict[str, Any]], str],
-    words: dict[str, str],
-) -> list[str]:
-    """One phrase per verdict: which arms had it, each with its ``numbers``, against what."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+def _by_verdict(rows: Rows, arms: Rows, *, plain: bool) -> list[str]:
+    """One phrase per verdict: which arms had it, each with its numbers if not ``plain``, against
+    what."""
+    found: dict[str, dict[str, Rows]] = {}
     for row in sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])):
         found.setdefault(row["verdict"], {}).setdefault(row["b"], []).append(row)
 
-    def named(own: list[dict[str, Any]]) -> str:
-        titles = (ARMS[row["a"]].title + numbers(row) for row in own)
+    def named(own: Rows) -> str:
+        titles = (ARMS[row["a"]].title + ("" if plain else _numbers(row)) for row in own)
         return f"with {', '.join(titles)} against {_against(own, arms)}"
 
+    words = WORDS["answer"] if plain else dict(zip(found, found))
     return [f"{words[v]} {', '.join(map(named, own.values()))}" for v, own in found.items()]
 
 
-def _exploratory(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _exploratory(contrasts: Rows) -> Rows:
     """AUROC of the arms with synthetic images minus that of duplicates, or else of original."""
     base = "duplicates" if "duplicates" in {c["b"] for c in contrasts} else "original"
     found = [c for c in contrasts if (c["metric"], c["b"]) == ("auroc", base)]
     return [c for c in found if ARMS[c["a"]].generator]
 
 
-def _against(rows: list[dict[str, Any]], arms: list[dict[str, Any]]) -> str:
+def _against(rows: Rows, arms: Rows) -> str:
     """The one baseline of ``rows``: as many duplicates only where it is as many."""
     base, added = rows[0]["b"], {row["arm"]: row["num_added"] for row in arms}
     if base != "duplicates":
@@ -141,30 +138,20 @@ def _beside(result: dict[str, Any]) -> str:
 
 def _numbers(row: dict[str, Any]) -> str:
     adjusted = f", p {row['p_holm']:.2g}" if "p_holm" in row else ""
-    return f" {_in_brackets(row)}{adjusted}"
-
-
-def _in_brackets(row: dict[str, Any]) -> str:
-    """Estimate and 95 % interval of a contrast."""
-    return "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
+    return f" {WORDS['difference'].format(**row)}{adjusted}"
 
 
 def _worth(rate: dict[str, Any]) -> str:
     """What one synthetic image or one duplicate is worth."""
-    gain = _in_brackets(rate["ceiling_gain"])
+    gain, said = rate["ceiling_gain"], "worth" if rate["determined"] else "undetermined"
+    if rate["determined"] and gain["estimate"] < 0:
+        said = "none"
     one = "duplicate" if rate["arm"] == "back_duplicates" else "synthetic image"
-    if not rate["determined"]:
-        return (
-            f"what one {one} is worth in AUROC is not determined, for the hidden real images "
-            f"themselves change it by {gain}"
-        )
-    if rate["ceiling_gain"]["estimate"] < 0:
-        return f"in AUROC there is no rate for one {one}: the real ones lower it, {gain}"
-    worth = "{rate:.2f} [{low:.2f}, {high:.2f}]".format(**rate)
-    return f"in AUROC one {one} is worth {worth} real ones (all the hidden ones: {gain})"
+    gain = WORDS["difference"].format(**gain)
+    return WORDS["exchange"][said].format(one=one, gain=gain, **rate)
 
 
-def console(rows: list[dict[str, Any]], arms: list[str]) -> str:
+def console(rows: Rows, arms: list[str]) -> str:
     """The results of ``summarize`` as the deck's console prints them; means over seeds.
 
     A VAE's slide shows two accuracies (that of the original arm is nan if it was not run), the
@@ -180,7 +167,7 @@ def console(rows: list[dict[str, Any]], arms: list[str]) -> str:
     return "\n".join(blocks).strip()
 
 
-def printed(rows: list[dict[str, Any]], shown: dict[str, Any]) -> str:
+def printed(rows: Rows, shown: dict[str, Any]) -> str:
     """What 09 prints: one line per arm with the spread over seeds, then the plain answer."""
     lines = []
     for row in rows:
