@@ -196,14 +196,14 @@ def test_the_sentence_says_what_the_intervals_say(kinds):
         | {"estimate": 0.01, "low": 0.0, "high": 0.02, "p_holm": 0.04}
         for (a, b), verdict in zip(PLANNED, itertools.cycle(kinds))
     ]
-    seeds = [{"seed": s, "training": s // 6} for s in range(30)]
+    seeds = [{"seed": s, "training": s // 3} for s in range(15)]
     arms = [{"arm": arm, "seeds": seeds, "num_added": 40} for arm in GROUPS["main"]]
     made = {"primary": primary, "contrasts": [], "beside": [], "exchange": [], "arms": arms}
     made |= {"plan": PLAN, "data": DATA, "config": {}, "inputs": {}}
     said = verdict_sentence(made)
     asked = "As planned: does synthetic data help? "
     assert said.startswith(asked)
-    assert "30 seeds, 5 trainings of each generator" in said
+    assert "15 seeds, 5 trainings of each generator" in said
     answer, parts = said.removeprefix(asked).split(": ", 1)
     unanimous = {"better": "Yes", "worse": "No, it makes things worse", "inconclusive": "No evi"}
     unanimous |= {"equivalent": "No, what it changes is less than 0.01"}
