@@ -362,7 +362,7 @@ def test_the_page_of_all_groups(tmp_path):
     for c in made["primary"]:
         names = f"{ARMS[c['a']].title} {ARMS[c['b']].title}"
         assert f"{names} {c['estimate']:+.4f} [{c['low']:+.3f}, " in text
-    assert "does not follow that plan (phantom data; 2 seeds, not 6; seed 0, not 100): a" in text
+    assert "does not follow that plan (phantom data; 2 seeds, not 3; seed 0, not 100): a" in text
     assert PLAN["known_before"] in text
     assert "No leak <b>." in text
     assert "one training of each generator" in text

@@ -249,7 +249,7 @@ def test_arms_have_the_same_steps_and_balanced_classes(whole):
     assert planned == result["plan"]["primary"]["contrasts"]
     assert result["exhibits"]["answer"]["text"].startswith("Rehearsal, not the plan: adding")
     verdict = result["exhibits"]["verdict"]["text"]
-    assert verdict.startswith("Rehearsal, not the plan (phantom data, 2 seeds, not 30, at most 60")
+    assert verdict.startswith("Rehearsal, not the plan (phantom data, 2 seeds, not 15, at most 60")
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,8 @@ class RadiographPipeline(DiffusionPipeline):
         if null is None or w < 0:
             raise ValueError(
                 f"guidance_scale={w} must be at least 0, and other than 1 it needs a UNet with a "
-                f"null label; train one with `python examples/04_train_ddpm.py "
-                f"--class-conditional --label-dropout 0.1`, or take guidance_scale=1"
+                f"null label; train one with `python examples/04_train_ddpm.py --generator "
+                f"ddpm_custom --class-conditional --label-dropout 0.1`, or take guidance_scale=1"
             )
         both = torch.cat([labels, torch.full_like(labels, null)])
 
