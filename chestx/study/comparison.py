@@ -118,7 +118,7 @@ def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
             by_training.setdefault(unit["training"], []).append(unit)
         scores = np.array([[u["test"]["auroc"] for u in own] for own in by_training.values()])
         if min(scores.shape) > 1:
-            base = [[plain.get(u["seed"], 0) for u in own] for own in by_training.values()]
+            base = [[plain[u["seed"]] for u in own if plain] for own in by_training.values()]
             gains = np.mean(scores - base, 1).tolist() if plain else []
             row = {"arm": arm, "means": scores.mean(1).tolist(), "gains": gains}
             rows.append(row | between_trainings(scores))
