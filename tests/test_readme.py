@@ -358,6 +358,14 @@ def test_the_planned_differences_follow_from_the_scores_that_are_kept():
         difference = (found[a] - found[b]).mean(0)[0]
         assert [ARMS[a].title, ARMS[b].title, f"{difference:+.4f}"] == row[:3]
         assert f"{difference:+.3f} {row[3]}" in one_line(FRONT)
+    each = result["exhibits"]["contrasts"]["rows"]
+    gain = next(row[2] for row in each if row[:2] == [ARMS["classical"].title, "AUROC"])
+    gain = gain.removesuffix(" ↑")
+    difference = (found["classical"] - found["original"]).mean(0)[0]
+    assert f"{difference:+.3f} [" in gain and f"changes AUROC by {gain}." in one_line(FRONT)
+    gains = (found["ddpm_mended"] - found["original"])[:, 0].reshape(5, 3).mean(1)  # by training
+    said = f"they changed AUROC by between {gains.min():+.3f} and {gains.max():+.3f} against"
+    assert said in one_line(FRONT)
 
 
 def test_tables_of_results_are_those_that_were_kept():
