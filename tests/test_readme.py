@@ -256,7 +256,7 @@ def test_what_is_said_of_the_simulation_stands_in_its_table():
     assert max(found[0.015]) < 0.1
     assert f"in {false[0.01]} % of worlds that have none" in one_line(EXAMPLES)
     assert rows["planned", 0.0, 0.01][any_left] < 0.01  # "fewer than 1 %"
-    assert f"chance of {chances.split(' / ')[1]} after Holm" in one_line(EXAMPLES)
+    assert f"chance of 0{chances.split(' / ')[1]} after Holm" in one_line(EXAMPLES)
 
 
 def test_the_two_sizes_are_compared_by_what_was_measured():
