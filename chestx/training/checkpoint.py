@@ -19,7 +19,7 @@ from chestx.training.options import TrainingConfig
 
 def save_checkpoint(
     folder: Path, state: dict[str, Any], progress: Any, config: TrainingConfig, identity: str
-) -> Path:
+) -> None:
     """Write ``folder/step_00000123_HASH.pt`` and keep it with the one before it.
 
     ``state`` holds tensors; ``progress`` is a dataclass, saved beside ``config`` and ``identity``.
@@ -33,7 +33,6 @@ def save_checkpoint(
     files.write_bytes(path, content)
     for older in [*list_checkpoints(folder)[:-2], *folder.glob(".step_*")]:
         older.unlink()  # those with a dot are halves, of a run that was killed while it wrote
-    return path
 
 
 def drop_later(path: Path) -> None:
@@ -83,8 +82,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def to_resume(folder: Path, config: TrainingConfig, identity: str) -> Path | None:
-    """The newest checkpoint, if there is one and its configuration and identity are these.
+def to_resume(
+    folder: Path, config: TrainingConfig, identity: str
+) -> tuple[Path, dict[str, Any]] | None:
+    """``newest``, if there is one and its configuration and identity are these.
 
     An unfinished run of another configuration raises ValueError with the fields that differ; a
     finished one is replaced.
@@ -111,7 +112,7 @@ def to_resume(folder: Path, config: TrainingConfig, identity: str) -> Path | Non
     for name, now in made_with().items():
         if (then := saved["made_with"].get(name, now)) != now:
             print(f"{path}: {name} {then} there, {now} now: the last bits may differ")
-    return path
+    return found
 
 
 def start_afresh(output_dir: Path) -> None:

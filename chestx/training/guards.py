@@ -80,16 +80,18 @@ def summed(totals: dict[str, torch.Tensor], accelerator: Accelerator) -> dict[st
 
 
 def check_finite(
-    unsound: torch.Tensor, accelerator: Accelerator, description: str, config: Any
+    unread: list[torch.Tensor], last: int, accelerator: Accelerator, description: str, config: Any
 ) -> None:
-    """Raise FloatingPointError if a step had a loss or a gradient that is NaN or infinite.
+    """Raise FloatingPointError if a loss or a gradient is NaN or infinite.
 
-    ``unsound`` (2,): the first such step of either kind in this process, infinity if there was
-    none. Whichever process had it, all of them raise.
+    ``unread`` are loss and norm of the gradient of every step since the check before, the newest of
+    step ``last``. Their sums over the processes are read: whichever had it, all of them raise.
     """
-    first = accelerator.gather(unsound).view(-1, 2).amin(0).tolist()
-    if (step := min(first)) < math.inf:
-        raise not_finite("loss" if first[0] == step else "gradient", int(step), description, config)
+    rows = accelerator.reduce(torch.stack(unread), "sum").tolist()
+    for step, row in enumerate(rows, last + 1 - len(rows)):
+        for what, value in zip(("loss", "gradient"), row):
+            if not math.isfinite(value):
+                raise not_finite(what, step, description, config)
 
 
 def not_finite(what: str, step: int, description: str, config: Any) -> FloatingPointError:

@@ -42,16 +42,10 @@ class Progress:
     totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of this epoch's images
     images: int = 0  # seen in this epoch
     best: float = math.inf  # validation loss
-    worse: int = 0  # epochs since then
+    worse: int = 0  # epochs since then; 0 if the last one is the best
     seconds: float = 0.0  # over all interruptions
     finished: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def improves(self, loss: float) -> bool:
-        """Whether a validation loss is the best so far; counts the epochs that were worse."""
-        better = loss < self.best
-        self.best, self.worse = min(loss, self.best), 0 if better else self.worse + 1
-        return better
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
@@ -59,14 +53,14 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator_for(seed, SHUFFLE, epoch)).tolist()
 
 
-def own_share(indices: Sequence[int], rank: int, count: int) -> tuple[list[int], float]:
-    """A batch's images that fall to process ``rank`` of ``count``, and their weight in its mean.
+def own_share(indices: Sequence[int], rank: int, world: int) -> tuple[list[int], int]:
+    """A batch's images that fall to process ``rank`` of ``world``, and how many of them count.
 
-    Where there are fewer images than processes, some run one with weight 0: none may miss a step.
-    (accelerate's loaders would fill up the last batch with images that then count twice.)
+    Where there are fewer images than processes, some run one that does not count: none may miss a
+    step. (accelerate's loaders would fill up the last batch with images that then count twice.)
     """
-    own = list(indices[rank::count])
-    return own or [indices[0]], len(own) / len(indices)
+    own = list(indices[rank::world])
+    return own or [indices[0]], len(own)
 
 
 def load_batch(data: RadiographTensors, indices: Sequence[int], device: torch.device) -> Batch:
@@ -145,13 +139,13 @@ def train(
     """
     config.check(train_data, validation_data)
     files.hold(output_dir)
-    folder, description = Path(output_dir) / "checkpoints", description or Path(output_dir).name
+    folder, description = output_dir / "checkpoints", description or output_dir.name
     count = sum(parameter.numel() for parameter in model.parameters())
     identity = f"{identity} {type(model).__name__} of {count:,} parameters".strip()
 
     with guards.noted_signals() as signals, guards.memory_named(config.batch_size):
         # The objects, in the order in which diffusers' own scripts make them.
-        accelerator = accelerator_for(config, Path(output_dir))
+        accelerator = accelerator_for(config, output_dir)
         main, device = accelerator.is_main_process, accelerator.device
         rank, world = accelerator.process_index, accelerator.num_processes
         raw_model = model.to(memory_format=torch.channels_last).train()
@@ -175,43 +169,42 @@ def train(
 
         # Where an earlier run stopped, or nothing.
         progress, best = Progress(), {}
-        path = checkpoint.to_resume(folder, config, identity) if resume else None
+        found = checkpoint.to_resume(folder, config, identity) if resume else None
         accelerator.wait_for_everyone()  # nobody still looks at what the main process may delete
-        if path:
+        if found:
+            path, stored = found
             if main:
                 checkpoint.drop_later(path)
-            stored = checkpoint.read(path)
             progress, best = Progress(**stored["progress"]), stored["state"]["best"]
             for name, part in parts.items():
                 part.load_state_dict(stored["state"][name])
             accelerator.print(f"{description}: resumed at step {progress.step} from {path}")
         elif main:
-            checkpoint.start_afresh(Path(output_dir))
+            checkpoint.start_afresh(output_dir)
         if ema:
             ema.to(device)
 
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
-        epoch_started, epoch_images = time.monotonic(), progress.images
         totals = {  # of the loss and its parts over this epoch's images, on the device
             name: torch.tensor(total if main else 0.0, device=device)
             for name, total in progress.totals.items()
         }
-        unsound = torch.full((2,), math.inf, device=device)  # first step of a bad loss, gradient
-        order = epoch_order(len(train_data), config.seed, progress.step // steps_per_epoch)
+        unread = []  # loss and norm of the gradient of the last steps, on the device
         todo = range(num_steps if progress.finished else progress.step, num_steps)
         bar = tqdm(todo, description, num_steps, initial=todo.start, disable=not main or None)
         for step in bar:
             epoch, k = divmod(step, steps_per_epoch)
-            if k == 0:
+            if k == 0 or step == todo.start:
                 order = epoch_order(len(train_data), config.seed, epoch)
-                epoch_started, epoch_images = time.monotonic(), 0
+                epoch_started, epoch_images = time.monotonic(), progress.images
 
             # One optimizer step: the README's bare loop. Nothing is read from the device.
             indices = order[k * config.batch_size : (k + 1) * config.batch_size]
-            own, weight = own_share(indices, rank, world)
+            own, counted = own_share(indices, rank, world)
             torch.manual_seed(seed_sequence(config.seed, TRAINING, rank, step))
             loss, logs = loss_fn(model, load_batch(train_data, own, device))
-            accelerator.backward(loss * weight * world)  # 1 for one process: DDP takes the mean
+            weight = counted * world / len(indices)  # 1 for one process: DDP takes the mean
+            accelerator.backward(loss * weight)
             norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
             lr_scheduler.step()
@@ -220,22 +213,20 @@ def train(
                 ema.step(parameters)
 
             for name, value in {"loss": loss, **logs}.items():
-                share = value.detach().float() * (weight * len(indices))
-                totals[name] = totals[name] + share if name in totals else share
-            if accelerator.scaler is not None:  # fp16 skips steps whose gradient is not finite
-                norm = torch.zeros_like(loss)
-            sound = torch.stack([loss.detach(), norm]).isfinite()
-            unsound = torch.where(sound, unsound, unsound.clamp(max=step))
+                totals[name] = totals.get(name, 0) + value.detach().float() * counted
             progress.images += len(indices)
+            # fp16 skips by itself the steps whose gradient is not finite.
+            watched = [loss.detach(), norm] if accelerator.scaler is None else [loss.detach()]
+            unread.append(torch.stack(watched))
 
             # Now and then, and where something is written: are the numbers sound?
             epoch_ends = (step + 1) % steps_per_epoch == 0 or step + 1 == num_steps
             due = bool(signals) or time.monotonic() - saved > config.save_every_seconds
             due = guards.any_process(due, accelerator)
             if due or epoch_ends or step % 20 == 0:
-                guards.check_finite(unsound, accelerator, description, config)
+                guards.check_finite(unread, step, accelerator, description, config)
+                unread = []
                 bar.set_postfix(epoch=epoch + 1, loss=loss.item(), refresh=False)
-            progress.step, progress.seconds = step + 1, time.monotonic() - started
 
             # The epoch is over: evaluate, keep the best, sample, log.
             if epoch_ends:
@@ -253,7 +244,9 @@ def train(
                     judged = row["validation"]["loss"]
                     if not math.isfinite(judged):
                         raise guards.not_finite("validation loss", step + 1, description, config)
-                    if progress.improves(judged) and config.patience:
+                    progress.worse = 0 if judged < progress.best else progress.worse + 1
+                    progress.best = min(judged, progress.best)
+                    if config.patience and progress.worse == 0:
                         best = {k: v.detach().clone() for k, v in raw_model.state_dict().items()}
                 if main and on_sample and epoch + 1 in config.sample_epochs:
                     raw_model.eval()
@@ -264,11 +257,11 @@ def train(
                 progress.history.append(row)
                 losses = {part: row[part] for part in ("train", "validation") if part in row}
                 accelerator.log(losses, step=step + 1)
-                progress.seconds = time.monotonic() - started
                 progress.finished = step + 1 == num_steps or 0 < config.patience <= progress.worse
                 if main:
-                    files.write_json(Path(output_dir) / "history.json", progress.history)
+                    files.write_json(output_dir / "history.json", progress.history)
 
+            progress.step, progress.seconds = step + 1, time.monotonic() - started
             if due or progress.finished:
                 progress.totals = guards.summed(totals, accelerator)
                 if main:

@@ -37,10 +37,9 @@ class TrainingConfig(RunConfig):
             raise ValueError(f"ema_decay={self.ema_decay} must lie in [0, 1); 0 turns it off")
         if self.mixed_precision == "fp16" and processes().device.type == "cpu":
             raise ValueError("mixed_precision='fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
-        if len(train_data) == 0:
-            raise ValueError("train_data is empty; give it at least one image")
-        if validation_data is not None and len(validation_data) == 0:
-            raise ValueError("validation_data is empty; give it at least one image, or None")
+        for name, images in {"train": train_data, "validation": validation_data}.items():
+            if images is not None and len(images) == 0:
+                raise ValueError(f"{name}_data is empty; give it at least one image")
         if self.patience and validation_data is None:
             raise ValueError(f"patience={self.patience} needs validation_data; or take 0")
         if self.log_with and self.log_with not in map(str, get_available_trackers()):
