@@ -52,7 +52,7 @@ class CommonConfig(RunConfig):
     ``inputs`` beside configuration and data that decide it, and whether all of it ``is_whole``.
     """
 
-    preset: Literal["quick", "laptop", "slides"] = option(
+    preset: Literal[PRESETS] = option(
         "quick",
         "phantoms on a CPU, real images on a CPU, or the deck's settings on a GPU",
         decides=False,
@@ -133,14 +133,25 @@ def parse(config_class: type, argv: list[str] | None = None, description: str = 
     """Read ``config_class`` from command-line flags (``sys.argv`` when ``argv`` is None)."""
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", default="quick", choices=PRESETS)
-    preset = first.parse_known_args(argv)[0].preset
-    values = defaults(config_class, preset)
+    values = defaults(config_class, first.parse_known_args(argv)[0].preset)
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        _add_flag(parser, field, hints[field.name], values[field.name])
+        hint, presets = hints[field.name], field.metadata["presets"].items()
+        shown = "".join(f", {preset}: {value}" for preset, value in presets)
+        text = f"{field.metadata['help']} (default: {field.default}{shown})"
+        if hint is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif typing.get_origin(hint) is Literal:
+            kind = {"choices": typing.get_args(hint)}
+        elif typing.get_origin(hint) is tuple:
+            kind = {"nargs": "*", "type": typing.get_args(hint)[0]}
+        else:
+            kind = {"type": hint}
+        flag, default = "--" + field.name.replace("_", "-"), values[field.name]
+        parser.add_argument(flag, default=default, help=text.replace("%", "%%"), **kind)
     given = vars(parser.parse_args(argv))
     return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
@@ -160,22 +171,3 @@ def processes() -> PartialState:
     """
     launched = "LOCAL_RANK" in os.environ
     return PartialState(cpu=launched and not torch.cuda.is_available())  # else each is alone
-
-
-def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any, default: Any) -> None:
-    flag = "--" + field.name.replace("_", "-")
-    presets = "".join(f", {name}: {value}" for name, value in field.metadata["presets"].items())
-    arguments = {
-        "default": default,
-        "help": f"{field.metadata['help']} (default: {field.default}{presets})".replace("%", "%%"),
-    }
-    origin = typing.get_origin(hint)
-    if hint is bool:
-        arguments["action"] = argparse.BooleanOptionalAction
-    elif origin is Literal:
-        arguments["choices"] = typing.get_args(hint)
-    elif origin is tuple:
-        arguments |= {"nargs": "*", "type": typing.get_args(hint)[0]}
-    else:
-        arguments["type"] = hint
-    parser.add_argument(flag, **arguments)
