@@ -24,7 +24,7 @@ from chestx.generators.trained import Generator, checked_weights
 from chestx.radiographs import images
 from chestx.radiographs.sources import CLASS_NAMES, NORMAL
 from chestx.radiographs.splits import Radiographs, as_dataset, missing_images
-from chestx.radiographs.tensors import RadiographTensors
+from chestx.radiographs.tensors import RadiographTensors, decoded
 
 SYNTHESIS = 1000  # keeps the noise of synthetic images apart from every stream of training
 
@@ -192,25 +192,22 @@ class SyntheticSet:
         if len(sound) < num_images:
             path = self.path(listed[len(sound)])
             raise ValueError(f"{path} is missing or altered; run 06 again, which makes it anew")
-        decoded = []
-        for record in sound:
-            with Image.open(self.path(record)) as picture:
-                if picture.size != (image_size, image_size):  # resizing one class would be a cue
-                    raise ValueError(
-                        f"{picture.filename} is {picture.width} px wide, but image_size="
-                        f"{image_size}; give --image-size {picture.width}, or delete "
-                        f"{self.folder} and run 06 again"
-                    )
-                decoded.append(images.decode(picture, image_size))
-        labels = [self.class_names.index(record["label"]) for record in sound]
-        return RadiographTensors(torch.stack(decoded), torch.tensor(labels))
+        with Image.open(self.path(sound[0])) as picture:  # one generator makes one size
+            side = picture.width
+        if side != image_size:  # resizing one class would be a cue
+            raise ValueError(
+                f"{self.folder} holds images {side} px wide, but image_size={image_size}; give "
+                f"--image-size {side}, or delete that folder and run 06 again"
+            )
+        chosen = self.dataset().select(range(num_images))
+        return RadiographTensors(decoded(chosen, image_size), torch.tensor(chosen["label"][:]))
 
     def dataset(self) -> Dataset:
         """The set as a ``Dataset`` with the columns of a real split: ``concatenate_datasets`` joins
         them. Every image is a patient of its own."""
         rows = [
             {
-                "image": str(self.folder / "train" / record["file_name"]),
+                "image": str(self.path(record)),
                 "label": self.class_names.index(record["label"]),
                 "patient": f"{record['generator']}-{record['index']}",
                 "file_name": record["file_name"],
