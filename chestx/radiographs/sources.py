@@ -10,14 +10,14 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from chestx import files
 from chestx.radiographs import images, phantom
@@ -149,8 +149,8 @@ def inspect_files(paths: list[Path]) -> list[tuple[str, str]]:
     cached = cache_dir() / f"files-{files.fingerprint(CACHE_VERSION, stamps(paths))}.json"
     if cached.exists():
         return [tuple(row) for row in files.read_json(cached)]
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        rows = list(tqdm(pool.map(inspect_file, paths), "read files", len(paths), disable=None))
+    # Several threads, for Pillow decodes outside the interpreter lock.
+    rows = thread_map(inspect_file, paths, desc="read files", disable=None)
     if all(sha for sha, _ in rows):  # what could not be read now is tried again next time
         files.write_json(cached, rows)
     return rows
@@ -197,58 +197,56 @@ def source_folder(source: str, num_phantoms: int, phantom_size: int) -> Path:
     return Path(source)
 
 
-def kept_folder(name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder ``name`` in the cache; ``fill`` writes it once, beside, so never half of it."""
-    folder = cache_dir() / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as beside:
-            whole = Path(beside) / "whole"
-            whole.mkdir()
-            fill(whole)
-            if not folder.exists():  # another process may have been faster
-                whole.rename(folder)
-    return folder
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes ``folder`` at the end: never half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        whole = Path(beside) / "whole"
+        whole.mkdir()
+        yield whole
+        if not folder.exists():  # another process may have been faster
+            whole.rename(folder)
 
 
 def phantom_folder(num_phantoms: int, size: int) -> Path:
     """Phantoms in Kaggle layout: so many in train, 16 in val, a fifth (at least 40) in test."""
-
-    def draw(folder: Path) -> None:
-        counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
+    recipe = files.file_hash(Path(phantom.__file__))  # another way to draw, another folder
+    folder = cache_dir() / f"phantoms-{files.fingerprint(recipe, num_phantoms, size)}"
+    if folder.exists():
+        return folder
+    counts = {"train": num_phantoms, "val": 16, "test": max(40, num_phantoms // 5)}
+    with filling(folder) as whole:
         for part, count in counts.items():
             for row in phantom.phantom_split(part, count, size):
                 name = f"{part}/{CLASS_NAMES[row['label']]}/{Path(row['file_name']).stem}.png"
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                row["image"].save(folder / name)
-
-    recipe = files.file_hash(Path(phantom.__file__))  # another way to draw, another folder
-    return kept_folder(f"phantoms-{files.fingerprint(recipe, num_phantoms, size)}", draw)
+                (whole / name).parent.mkdir(parents=True, exist_ok=True)
+                row["image"].save(whole / name)
+    return folder
 
 
-def hub_folder(repository: str, revision: str = "main") -> Path:
+def hub_folder(repository: str, revision: str) -> Path:
     """A folder in Kaggle layout with the original bytes of a dataset on the Hub, without token.
 
     ``repository`` may be a clone on disk. Once it is whole the Hub is not asked again, so that a
     branch that moves does not change a half-finished study; name another revision for a newer
     state. Raises OSError if it cannot be loaded, ValueError without images, labels, known splits.
     """
-
-    def load(folder: Path) -> None:
+    clone = stamps(sorted(Path(repository).rglob("*")))  # [] if it is on the Hub
+    folder = cache_dir() / f"hub-{files.fingerprint(repository, revision, clone)}"
+    if folder.exists():
+        return folder
+    with filling(folder) as whole:
         # A cache of its own: datasets falls back to whatever revision another one holds.
-        options = {"token": False, "cache_dir": str(folder.parent / "arrow")}
+        options = {"token": False, "cache_dir": str(whole.parent / "arrow")}
         with loading(f"hub:{repository}@{revision}"):
             splits = datasets.load_dataset(repository, revision=revision, **options)
         parts = [PARTS.get(split) for split in splits]
         if None in parts or len(set(parts)) < len(parts):
-            raise ValueError(
-                f"{repository}: splits {list(splits)}; known: {list(PARTS)}, each once"
-            )
+            raise ValueError(f"{repository}: splits {list(splits)}; known: {[*PARTS]}, each once")
         for part, rows in zip(parts, splits.values()):
-            write_images(rows, folder / part)
-
-    clone = stamps(sorted(Path(repository).rglob("*")))  # [] if it is on the Hub
-    return kept_folder(f"hub-{files.fingerprint(repository, revision, clone)}", load)
+            write_images(rows, whole / part)
+    return folder
 
 
 def write_images(rows: datasets.Dataset, folder: Path) -> None:

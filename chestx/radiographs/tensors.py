@@ -1,14 +1,13 @@
 """Images in memory: a split is decoded once, into uint8 tensors and into a cache on disk."""
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from chestx import files
 from chestx.config import processes
@@ -70,14 +69,12 @@ def to_tensors(split: datasets.Dataset, image_size: int) -> RadiographTensors:
 
 
 def decoded(split: datasets.Dataset, image_size: int) -> torch.Tensor:
-    """The images of a split, (N, 1, image_size, image_size) uint8, read by several threads."""
+    """The images of a split, (N, 1, image_size, image_size) uint8, read by several threads:
+    Pillow decodes outside the interpreter lock."""
 
     def read(stored: dict) -> torch.Tensor:
         with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]) as file:
             return images.decode(file, image_size)
 
     rows = split.cast_column("image", datasets.Image(decode=False))["image"]
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        done = pool.map(read, rows)
-        bar = tqdm(done, f"decode to {image_size} px", len(rows), disable=None)
-        return torch.stack(list(bar))
+    return torch.stack(thread_map(read, rows, desc=f"decode to {image_size} px", disable=None))
