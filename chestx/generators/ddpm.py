@@ -23,7 +23,7 @@ from chestx.generators.cvae import Batch, Loss
 # "zero_snr" shifts and stretches the deck's sqrt(abar) until abar_T = 0 (Lin et al. 2023,
 # arXiv:2305.08891, algorithm 1).
 SCHEDULES = ("deck", "scaled", "zero_snr")
-BETAS = (1e-4, 0.02)
+NUM_TRAIN_TIMESTEPS, BETAS = 200, (1e-4, 0.02)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # diffusers' names; "sample" is x_0
 
 
@@ -64,9 +64,7 @@ def build_unet(
     )
 
 
-def build_scheduler(
-    schedule: str = "deck", prediction_type: str = "epsilon", num_train_timesteps: int = 200
-) -> DDPMScheduler:
+def build_scheduler(schedule: str = "deck", prediction_type: str = "epsilon") -> DDPMScheduler:
     """The noise schedule that a DDPM is trained with; defaults that ``from_config`` would drop
     are written out, so that ``DDIMScheduler.from_config(scheduler.config)`` keeps them."""
     if schedule not in SCHEDULES:
@@ -78,9 +76,9 @@ def build_scheduler(
             "schedule='zero_snr' leaves no signal at T, so that noise prediction says nothing "
             "about x_0 there; take prediction_type='v_prediction' or 'sample'"
         )
-    factor = 1000 / num_train_timesteps if schedule == "scaled" else 1
+    factor = 1000 / NUM_TRAIN_TIMESTEPS if schedule == "scaled" else 1
     return DDPMScheduler(
-        num_train_timesteps=num_train_timesteps,
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         beta_start=factor * BETAS[0],
         beta_end=factor * BETAS[1],
         beta_schedule="linear",

@@ -164,16 +164,16 @@ class RadiographPipeline(DiffusionPipeline):
         labels = self._class_indices(class_labels, batch_size)
         require_fit(self.trained_scheduler, self.scheduler)
         shape = (batch_size, self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
-        for name, given, wanted in (
-            ("generator", generator if isinstance(generator, list) else None, batch_size),
-            ("latents", latents, shape),
-        ):
-            if given is not None and (found := getattr(given, "shape", len(given))) != wanted:
-                raise ValueError(f"{name} of size {found}: {batch_size=} needs {wanted}")
-        if timesteps is not None and latents is None:
-            raise ValueError("timesteps need latents: scheduler.add_noise(images, noise, t)")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"generator of size {len(generator)}: {batch_size=} needs {batch_size}"
+            )
         if latents is None:
+            if timesteps is not None:
+                raise ValueError("timesteps need latents: scheduler.add_noise(images, noise, t)")
             latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        if latents.shape != shape:
+            raise ValueError(f"latents of size {tuple(latents.shape)}: {batch_size=} needs {shape}")
         latents = latents.to(self._execution_device, self.unet.dtype)
         predict = self._predictor(labels, guidance_scale)
         steps = self._steps(num_inference_steps)
