@@ -24,48 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from chestx.radiographs.images import resize
 
 Patients = list[str] | None  # of every image; None: each image stands for itself
+Sums = float | np.ndarray
 Z = 1.959964  # 97.5 % quantile of the normal distribution
-
-
-def _kid(
-    xx: np.ndarray,
-    yy: np.ndarray,
-    xy: np.ndarray,
-    x_patients: Patients = None,
-    y_patients: Patients = None,
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """KID from kernels (m, m), (n, n), (m, n), and without each patient of x and each of y."""
-    m, n = xy.shape
-    sum_x, sum_y = (kernel.sum() - kernel.trace() for kernel in (xx, yy))
-    cross = xy.sum()
-
-    def estimate(sum_x, m, sum_y, n, cross):
-        return sum_x / (m * (m - 1)) + sum_y / (n * (n - 1)) - 2 * cross / (m * n)
-
-    value = estimate(sum_x, m, sum_y, n, cross)
-    count, pairs, across = _parts(xx, xy, x_patients)
-    without_x = estimate(sum_x - pairs, m - count, sum_y, n, cross - across)
-    count, pairs, across = _parts(yy, xy.T, y_patients)
-    without_y = estimate(sum_x, m, sum_y - pairs, n - count, cross - across)
-    return float(value), without_x, without_y
-
-
-def _parts(
-    kernel: np.ndarray, across: np.ndarray, patients: Patients
-) -> tuple[np.ndarray | int, np.ndarray, np.ndarray]:
-    """Of each patient: images, and what pairs with these add to ``kernel`` and to ``across``.
-
-    Without ``patients`` each image is one.
-    """
-    rows, columns = kernel.sum(1) - kernel.diagonal(), across.sum(1)
-    if patients is None:
-        return 1, 2 * rows, columns
-    _, group = np.unique(patients, return_inverse=True)
-    own = np.eye(group.max() + 1)[group]  # (images, patients)
-    count, within = own.sum(0), ((kernel @ own) * own).sum(0) - kernel.diagonal() @ own
-    if len(kernel) - count.max() < 2:
-        raise ValueError("the interval of KID needs two images beside any patient's; give more")
-    return count, 2 * rows @ own - within, columns @ own
 
 
 def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
@@ -76,13 +36,43 @@ def _require(x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
         )
 
 
-def _kid_of_features(
+def _estimate(within_x: Sums, m: Sums, within_y: Sums, n: Sums, across: Sums) -> Sums:
+    """KID of m and n images from the sums of their kernels; an image with itself does not count."""
+    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
+
+
+def _kernel(x: np.ndarray) -> np.ndarray:
+    """The kernel of different images among features (N, d): 0 on the diagonal."""
+    kernel = polynomial_kernel(x)
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
+def _kid(
     x: torch.Tensor, y: torch.Tensor, x_patients: Patients = None, y_patients: Patients = None
 ) -> tuple[float, np.ndarray, np.ndarray]:
+    """KID of features (m, d) and (n, d), and without each patient of x and each of y."""
     _require(x, y, 3)
-    x, y = x.double(), y.double()
-    kernels = (polynomial_kernel(*pair) for pair in ((x, x), (y, y), (x, y)))
-    return _kid(*kernels, x_patients, y_patients)
+    x, y = x.double().numpy(), y.double().numpy()
+    xx, yy, xy = _kernel(x), _kernel(y), polynomial_kernel(x, y)
+    (m, n), within_x, within_y, across = xy.shape, xx.sum(), yy.sum(), xy.sum()
+    count, pairs, with_y = _parts(xx, xy, x_patients)
+    without_x = _estimate(within_x - pairs, m - count, within_y, n, across - with_y)
+    count, pairs, with_x = _parts(yy, xy.T, y_patients)
+    without_y = _estimate(within_x, m, within_y - pairs, n - count, across - with_x)
+    return float(_estimate(within_x, m, within_y, n, across)), without_x, without_y
+
+
+def _parts(
+    kernel: np.ndarray, across: np.ndarray, patients: Patients
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each patient: images, and what pairs with these add to ``kernel`` and to ``across``."""
+    _, group = np.unique(patients or range(len(kernel)), return_inverse=True)
+    own = np.eye(group.max() + 1)[group]  # (images, patients), 1 where an image is of a patient
+    count, within = own.sum(0), (kernel @ own * own).sum(0)
+    if len(kernel) - count.max() < 2:
+        raise ValueError("the interval of KID needs two images beside any patient's; give more")
+    return count, 2 * kernel.sum(1) @ own - within, across.sum(1) @ own
 
 
 def _interval(name: str, value: float, *left_out: np.ndarray) -> dict[str, Any]:
@@ -96,11 +86,11 @@ def kid_interval(
 ) -> dict[str, float]:
     """KID, standard error and 95 % interval, by the jackknife over the patients of both sets.
 
-    All images of one patient are left out at a time, of synthetic ones (None) one image; with row
-    sums of the kernel that costs no more than KID itself. The jackknife errs towards too large a
-    variance (Efron and Stein 1981), most where the two distributions are equal.
+    All images of one patient are left out at a time, of synthetic ones (None) one image; the kernel
+    is computed once, and of its sums the patient's share is taken away. The jackknife errs towards
+    too large a variance (Efron and Stein 1981), most where the two distributions are equal.
     """
-    return _interval("kid", *_kid_of_features(x, y, x_patients, y_patients))
+    return _interval("kid", *_kid(x, y, x_patients, y_patients))
 
 
 def kid_difference(
@@ -111,8 +101,8 @@ def kid_difference(
     What the choice of reference images does to both cancels out, so this is sharper than two
     intervals side by side.
     """
-    value_a, without_a, y_a = _kid_of_features(a, y, None, y_patients)
-    value_b, without_b, y_b = _kid_of_features(b, y, None, y_patients)
+    value_a, without_a, y_a = _kid(a, y, None, y_patients)
+    value_b, without_b, y_b = _kid(b, y, None, y_patients)
     return _interval("difference", value_a - value_b, without_a, without_b, y_a - y_b)
 
 
@@ -122,7 +112,7 @@ def kid_floor(features: torch.Tensor, patients: list[str], m: int, n: int) -> di
     Returns the mean and the 95th percentile; a generator below the latter cannot be told from
     real images by KID with so many images. Raises ValueError if there are too few.
     """
-    kernel = polynomial_kernel(features.double())
+    kernel = _kernel(features.double().numpy())
     _, group = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(0)
     values = []
@@ -132,8 +122,8 @@ def kid_floor(features: torch.Tensor, patients: list[str], m: int, n: int) -> di
         x = order[:m]
         y = order[rank[order] > rank[x[-1]]][:n]  # the last patient of x is left out
         if len(y) == n:
-            blocks = (kernel[np.ix_(*pair)] for pair in ((x, x), (y, y), (x, y)))
-            values.append(_kid(*blocks)[0])
+            xx, yy, xy = (kernel[np.ix_(*pair)].sum() for pair in ((x, x), (y, y), (x, y)))
+            values.append(_estimate(xx, m, yy, n, xy))
     if not values:
         raise ValueError(f"no patient-disjoint split into {m} + {n}; take fewer images")
     return {"mean": float(np.mean(values)), "p95": float(np.quantile(values, 0.95))}
