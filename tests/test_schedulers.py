@@ -55,11 +55,9 @@ CANNOT = {
 }
 
 
-def errors(trained, name, steps, side=64):
+def errors(trained, name, steps):
     """Error of the mean in greys and relative error of the deviation."""
-    mean, sd = recovered(
-        trained, name, steps, torch.tensor([MEAN]), torch.tensor([DEVIATION]), side=side
-    )
+    mean, sd = recovered(trained, name, steps, torch.tensor([MEAN]), torch.tensor([DEVIATION]))
     return abs(mean.item() - MEAN), abs(sd.item() / DEVIATION - 1)
 
 

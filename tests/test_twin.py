@@ -100,7 +100,8 @@ def test_twin_has_mean_covariance_and_brightness_of_its_images(images, twin):
     assert np.allclose(covariance, np.cov(rows.T.numpy()), atol=1e-10)
     assert len(twin.variances) <= 39
     brightness = images.double().mean((1, 2, 3))
-    assert np.allclose(twin.brightness(), (brightness.mean(), brightness.std()))
+    expected = {"mean": brightness.mean().item(), "sd": brightness.std().item()}
+    assert twin.brightness() == pytest.approx(expected)
     for too_few in (images[:0], images[:1], images[:1].expand(3, -1, -1, -1)):
         with pytest.raises(ValueError, match="give at least two different ones"):
             GaussianTwin.of(too_few)
@@ -110,14 +111,14 @@ def test_the_twin_of_two_images_has_one_direction_and_is_rendered_like_any_other
     pair = GaussianTwin.of(images[:2])
     assert len(pair.variances) == 1
     rendered = pair.rendered(build_scheduler("scaled", "v_prediction"), "ddpm", 200)
-    assert rendered.brightness()[1] == pytest.approx(pair.brightness()[1], rel=0.05)
+    assert rendered.brightness()["sd"] == pytest.approx(pair.brightness()["sd"], rel=0.05)
     assert pair.distance(rendered) < 0.05 * pixel_deviation(pair)
 
 
 def test_samples_have_the_twins_moments_and_do_not_depend_on_their_batch(twin):
     made = twin.sample([generator_for(3, i) for i in range(3000)])
     assert made.dtype == torch.float32
-    mean, sd = twin.brightness()
+    mean, sd = twin.brightness().values()
     greys = made.mean((1, 2, 3))
     assert abs(float(greys.mean()) - mean) < 5 * sd / 3000**0.5
     assert abs(float(greys.std()) / sd - 1) < 0.06
@@ -146,9 +147,10 @@ def test_whole_images_through_the_pipeline_are_the_rendered_twin(twin, name):
 
 
 def test_the_decks_schedule_loses_brightness_and_the_mended_ones_keep_it(twin):
-    sd = twin.brightness()[1]
+    sd = twin.brightness()["sd"]
     kept = {
-        name: twin.rendered(build_scheduler(name, "v_prediction"), "ddpm", 200).brightness()[1] / sd
+        name: twin.rendered(build_scheduler(name, "v_prediction"), "ddpm", 200).brightness()["sd"]
+        / sd
         for name in ("deck", "scaled", "zero_snr")
     }
     assert kept["deck"] < 0.9
@@ -165,7 +167,7 @@ def test_distance_is_that_of_gaussians(twin):
 
 
 def test_survey_and_candidates(twin, capsys):
-    rows = survey(twin, build_scheduler("zero_snr", "v_prediction"), (10, 20), side=16)
+    rows = survey(twin, build_scheduler("zero_snr", "v_prediction"), (10, 20))
     assert len(rows) == 2 * len(SAMPLERS)
     refused = {row["sampler"] for row in rows if "distance" not in row}
     second_order = {"heun", "kdpm2", "kdpm2-ancestral"}

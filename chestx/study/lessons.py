@@ -95,6 +95,11 @@ def deck_slips() -> Table:
     return worded_table(WORDS["slips"], deck_errors())
 
 
+def signal_left(scheduler: DDPMScheduler) -> float:
+    """sqrt(abar_T): the share of the signal's amplitude that is left at T."""
+    return float(scheduler.alphas_cumprod[-1]) ** 0.5
+
+
 def brightness(images: torch.Tensor) -> dict[str, float]:
     """Mean and standard deviation of the mean greys of images (N, 1, H, W)."""
     grey = images.mean((1, 2, 3))
@@ -107,11 +112,10 @@ def twin_brightness(
     """Brightness of ``real`` (N, 1, H, W), its Gaussian twin, and the twin as each schedule renders
     it with all its steps and the exact denoiser."""
     twin = GaussianTwin.of(real)
-    greys = {REAL: brightness(real), "twin": dict(zip(("mean", "sd"), twin.brightness()))}
+    greys = {REAL: brightness(real), "twin": twin.brightness()}
     for name, scheduler in schedulers.items():
-        mean, sd = twin.rendered(scheduler, "ddpm", len(scheduler.betas)).brightness()
-        left = float(scheduler.alphas_cumprod[-1]) ** 0.5
-        greys[f"twin: {name}"] = {"mean": mean, "sd": sd, "signal_at_T": left}
+        found = twin.rendered(scheduler, "ddpm", len(scheduler.betas)).brightness()
+        greys[f"twin: {name}"] = found | {"signal_at_T": signal_left(scheduler)}
     return greys
 
 

@@ -23,6 +23,7 @@ from chestx.radiographs.splits import Radiographs
 from chestx.radiographs.tensors import to_tensors
 
 STOCHASTIC = ("ddpm", "euler-ancestral", "kdpm2-ancestral", "sde-dpmsolver++")  # add noise
+SIDE = 64  # of what a coordinate is drawn as
 UNBOUNDED = {"clip_sample": False, "thresholding": False}  # for data that are no greys in [-1, 1]
 
 
@@ -38,15 +39,12 @@ class GaussianDenoiser:
         abar = scheduler.alphas_cumprod.double()
         # Between two timesteps, where solvers with sigmas of their own land, the angle of
         # (a, b) is interpolated; unlike the SNR it is finite at both ends.
-        self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())
+        self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt()).numpy()
         self.mean, self.variances = mean, variances
 
     def __call__(self, noisy_images: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        t = float(timestep)
-        below = min(max(int(t), 0), len(self.angles) - 1)
-        above = min(below + 1, len(self.angles) - 1)
-        angle = self.angles[below] + (t - below) * (self.angles[above] - self.angles[below])
-        a, b = angle.cos(), angle.sin()
+        angle = np.interp(float(timestep), np.arange(len(self.angles)), self.angles)
+        a, b = math.cos(angle), math.sin(angle)
         gain = a * self.variances / (a**2 * self.variances + b**2)
         images = self.mean + gain * (noisy_images - a * self.mean)  # E[x_0 | x_t]
         noise = (noisy_images - a * images) / b
@@ -60,22 +58,21 @@ def recovered(
     num_inference_steps: int,
     means: torch.Tensor,
     deviations: torch.Tensor,
-    side: int = 64,
     **changes: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Means and standard deviations that a sampler makes of independent N(mean, deviation^2).
 
     ``trained`` is the noise schedule; both results have the shape (K,) of the arguments. Each
-    coordinate is drawn ``side``^2 times by the very loop that samples images. What is linear
+    coordinate is drawn ``SIDE``^2 times by the very loop that samples images. What is linear
     in x_T is taken out by regression, so that an ODE solver's numbers are exact but for rounding
-    and a stochastic one's deviation has a relative error of about 1 / (side sqrt(2)).
+    and a stochastic one's deviation has a relative error of about 1 / (SIDE sqrt(2)).
     """
     mean, sd = (values.double()[:, None, None] for values in (means, deviations))
     scheduler, generator = swap_scheduler(trained, sampler, **changes), generator_for(0)
-    noise = torch.randn((1, len(mean), side, side), generator=generator, dtype=torch.double)
+    noise = torch.randn((1, len(mean), SIDE, SIDE), generator=generator, dtype=torch.double)
     denoiser = GaussianDenoiser(trained, mean, sd**2)
     *_, (_, final) = walk(scheduler, denoiser, noise, num_inference_steps, generator)
-    noise, final = (images[0].flatten(1) for images in (noise, final))  # (K, side^2)
+    noise, final = (images[0].flatten(1) for images in (noise, final))  # (K, SIDE^2)
     centred = noise - noise.mean(1, keepdim=True)
     slope = (centred * final).mean(1) / centred.square().mean(1)
     rest = final - slope[:, None] * noise
@@ -117,7 +114,7 @@ class GaussianTwin:
         return (self.mean + rows.view(-1, *self.mean.shape)).clamp(-1, 1).float()
 
     def rendered(
-        self, trained: SchedulerMixin, sampler: str, num_inference_steps: int, side: int = 64
+        self, trained: SchedulerMixin, sampler: str, num_inference_steps: int
     ) -> "GaussianTwin":
         """The twin as a sampler with the exact denoiser renders it: again Gaussian.
 
@@ -128,9 +125,7 @@ class GaussianTwin:
         deviations = self.variances.sqrt()
         grid = torch.from_numpy(np.geomspace(deviations.min(), deviations.max(), 33))
         far = 100 * grid  # far from 0, so that what is left of a mean is exact too
-        means, spread = recovered(
-            trained, sampler, num_inference_steps, far, grid, side, **UNBOUNDED
-        )
+        means, spread = recovered(trained, sampler, num_inference_steps, far, grid, **UNBOUNDED)
         mean_kept, kept = (
             torch.from_numpy(np.interp(deviations.log(), grid.log(), values))
             for values in (means / far, spread / grid)
@@ -150,10 +145,11 @@ class GaussianTwin:
         spread = (self.variances.sqrt() - other.variances.sqrt()).square().sum()
         return float(((means + spread) / self.mean.numel()).sqrt())
 
-    def brightness(self) -> tuple[float, float]:
+    def brightness(self) -> dict[str, float]:
         """Mean and standard deviation of an image's mean grey."""
         weights = self.vectors.mean(1)  # of each direction in the mean over pixels
-        return float(self.mean.mean()), float((weights**2 * self.variances).sum().sqrt())
+        sd = (weights**2 * self.variances).sum().sqrt()
+        return {"mean": float(self.mean.mean()), "sd": float(sd)}
 
 
 def steps_within(name: str, evaluations: int) -> int:
@@ -163,7 +159,7 @@ def steps_within(name: str, evaluations: int) -> int:
 
 
 def survey(
-    twin: GaussianTwin, trained: SchedulerMixin, budgets: tuple[int, ...], side: int = 64
+    twin: GaussianTwin, trained: SchedulerMixin, budgets: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     """Every sampler with as many steps as each budget of network evaluations allows; prints them.
 
@@ -177,12 +173,12 @@ def survey(
         rows.append(row)
         try:
             row["problems"] = check_schedule(swap_scheduler(trained, sampler), row["steps"])
-            out = twin.rendered(trained, sampler, row["steps"], side)
+            out = twin.rendered(trained, sampler, row["steps"])
         except ValueError as error:
             row["problems"] = [str(error)]
         else:
             row["distance"] = twin.distance(out)
-            row["kept"] = out.brightness()[1] / twin.brightness()[1]
+            row["kept"] = out.brightness()["sd"] / twin.brightness()["sd"]
         kept = [f"keeps {row['kept']:.0%} of the spread"] if "kept" in row else []
         problems = [problem.partition(":")[0] for problem in row["problems"]]
         print(f"{sampler:>22} {row['steps']:3d} steps: {', '.join(kept + problems)}")
@@ -208,18 +204,11 @@ def candidates(rows: list[dict[str, Any]], count: int) -> list[str]:
 def twin_generator(data: Radiographs, image_size: int) -> Generator:
     """The Gaussian twin of each class of the training split, as a generator: the plainest one."""
     train = to_tensors(data["train"], image_size)
-    twins = [
-        GaussianTwin.of(to_float(train.of_class(label).images))
-        for label in range(len(data.class_names))
-    ]
+    twins = [GaussianTwin.of(to_float(train.of_class(label).images)) for label in (0, 1)]
 
     def sample(class_labels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         return torch.cat([twins[int(y)].sample([g]) for y, g in zip(class_labels, generators)])
 
-    return Generator(
-        "twin",
-        sample,
-        checked_weights("twin", Path(), data, image_size),
-        {"scheduler": None, "num_inference_steps": None, "guidance_scale": None},
-        tuple(data.class_names),
-    )
+    settings = dict.fromkeys(("scheduler", "num_inference_steps", "guidance_scale"))
+    checkpoint = checked_weights("twin", Path(), data, image_size)
+    return Generator("twin", sample, checkpoint, settings, tuple(data.class_names))
