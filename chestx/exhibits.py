@@ -60,33 +60,28 @@ def words_of(module: str) -> dict[str, Any]:
 
 
 def image_rows(
-    rows: dict[str, torch.Tensor], data: dict[str, Any], title: str, columns: Sequence[str] = ()
+    rows: dict[str, Sequence[torch.Tensor]],
+    data: dict[str, Any],
+    title: str,
+    texts: dict[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """One labelled row of images per entry: tensors (B, 1, H, W) in [-1, 1]."""
-    titles = columns or [""] * max(len(images) for images in rows.values())
-    first = next(iter(rows))
-    named = {
-        name: [(image, text if name == first else "") for image, text in zip(images, titles)]
-        for name, images in rows.items()
-    }
-    return titled_images(named, data, title)
+    """One labelled row of images (1, H, W) in [-1, 1] per entry, such as a batch (B, 1, H, W).
 
-
-def titled_images(
-    rows: dict[str, list[tuple[torch.Tensor, str]]], data: dict[str, Any], title: str
-) -> Figure:
-    """One labelled row per entry, every image (1, H, W) in [-1, 1] with a title of its own."""
+    ``texts``: what stands above each image of a row, by the row's name, as far as anything does.
+    """
+    texts = texts or {}
     columns = max([1, *(len(row) for row in rows.values())])
-    lines = max([1, *(text.count("\n") + 1 for row in rows.values() for _, text in row)])
+    lines = max([1, *(text.count("\n") + 1 for row in texts.values() for text in row)])
     width, height = (1.2, 1.3) if lines < 2 else (1.5, 1.55 + 0.13 * lines)  # inches
     size = (width * columns + 1.6, height * len(rows) + 0.8)
     figure = start_figure(*size, data, f"{title}\n")
     # One frame per row: a frame per image would take most of the time of a run's figures.
     for axes, (name, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items()):
-        for place, (image, text) in enumerate(row):
+        for place, image in enumerate(row):
             pixels = to_uint8(image)[0].cpu().numpy()
             extent = (place, place + 0.95, 0, 0.95)
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+        for place, text in enumerate(texts.get(name, ())):
             axes.text(place + 0.475, 1, text, ha="center", va="bottom", fontsize=7)
         axes.set(xlim=(0, columns), ylim=(0, 0.95), aspect="equal")
         name_row(axes, name)

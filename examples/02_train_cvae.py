@@ -70,7 +70,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
         "02_cvae_architecture": diagrams.cvae_diagram(model, out.about, "Conditional VAE"),
         "02_latents": training.latents(out, model, train_data, held_out),
-        **training.exhibits(out, "cvae", model, history, len(train_data), LOSS),
+        **training.exhibits(out, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 

@@ -52,7 +52,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         config.channels,
         config.sample_from,
     )
-    loss_fn, name = EnhancedCVAELoss(config.beta, config.ssim_weight), "enhanced_cvae"
+    loss_fn = EnhancedCVAELoss(config.beta, config.ssim_weight)
 
     # 3. Train until the validation loss stops falling; the best epoch is kept.
     history = train(
@@ -71,7 +71,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     model.fit_aggregate(train_data)
     save_generator(out.folder, model, data["train"], training.model_card(model, out, kept))
     early = "stopped early" if len(history) < config.num_epochs else "nothing to stop early"
-    out.seen = f"{name}: kept epoch {kept['epoch']} of {len(history)}, {early}"
+    out.seen = f"enhanced_cvae: kept epoch {kept['epoch']} of {len(history)}, {early}"
 
     # 4. What the slides show: samples, the loss, what SSIM sees, the network, our choices.
     blocks = diagrams.cvae_diagram(model, out.about, "Enhanced conditional VAE")
@@ -81,7 +81,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         "03_residual_block": diagrams.residual_diagram(model, out.about),
         "settings": training.choices(config),
         "03_latents": training.latents(out, model, train_data, held_out),
-        **training.exhibits(out, name, model, history, len(train_data), LOSS),
+        **training.exhibits(out, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)
 

@@ -4,28 +4,29 @@
 a diagram stays right when a width changes.
 """
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.models.embeddings import TimestepEmbedding
-from diffusers.models.unets import unet_2d_blocks as unets
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from chestx.classifier.cnn import ChestCNN
 from chestx.exhibits import start_figure, words_of
 from chestx.generators.cvae import ConditionalVAE
+from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.enhanced_cvae import ResidualBlock
 from chestx.step import Picture
 
-# A composite is one block, whatever is inside; an addition belongs to the block before it.
-COMPOSITES = (ResidualBlock, TimestepEmbedding, unets.DownBlock2D, unets.AttnDownBlock2D)
-COMPOSITES += (unets.UNetMidBlock2D, unets.AttnUpBlock2D, unets.UpBlock2D)
+# Of these each member is a block; an addition belongs to the block before it.
+CONTAINERS = (nn.Sequential, nn.ModuleList)
 ADDITIONS = (nn.GroupNorm, nn.SiLU, nn.ReLU, nn.Tanh, nn.Flatten, nn.Dropout, nn.Upsample)
+LABEL = torch.zeros(1, dtype=torch.long)  # of a batch of one image
 WORDS = words_of(__file__)
 
 
@@ -46,21 +47,16 @@ class Block:
         return f"{shape}   {self.parameters:,} parameters" if self.parameters else shape
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, trainable or not."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def trace(model: nn.Module, *inputs: Any) -> list[Block]:
+def trace(model: nn.Module, *inputs: torch.Tensor) -> list[Block]:
     """The blocks of ``model`` in the order in which ``model(*inputs)`` reaches them.
 
     Their parameters add up to the model's, but for what belongs to no layer (a bare parameter).
     """
     blocks: list[Block] = []
 
-    def note(name: str, module: nn.Module, output: Any) -> None:
+    def note(name: str, module: nn.Module, _: Any, output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
-        shape, parameters = tuple(output.shape[1:]), count_parameters(module)
+        shape, parameters = tuple(output.shape[1:]), sum(p.numel() for p in module.parameters())
         if isinstance(module, ADDITIONS) and blocks:
             blocks[-1].label += f" + {type(module).__name__}"
             blocks[-1].shape = shape
@@ -68,19 +64,13 @@ def trace(model: nn.Module, *inputs: Any) -> list[Block]:
         else:
             blocks.append(Block(describe(module), shape, parameters, name))
 
-    def attach(name: str, module: nn.Module) -> list[Any]:
-        children = list(module.named_children())
-        if isinstance(module, COMPOSITES) or not children:
-            return [module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))]
-        return [h for key, child in children for h in attach(f"{name}.{key}".strip("."), child)]
-
-    handles = attach("", model)
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    device = next(model.parameters()).device
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, child in model.named_children():
+            for module in child if isinstance(child, CONTAINERS) else [child]:
+                hook = module.register_forward_hook(functools.partial(note, name))
+                hooks.enter_context(hook)  # removed in the end
+        model(*(given.to(device) for given in inputs))
     return blocks
 
 
@@ -129,23 +119,19 @@ def draw(
         axes.add_patch(FancyBboxPatch((x - 1.7, y - 0.35), 3.4, 0.7, **shape))
         axes.text(x, y + 0.13, box.label, ha="center", va="center", fontsize=7.5)
         axes.text(x, y - 0.16, box.detail, ha="center", va="center", fontsize=7.5, color="#444")
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
-        line = {"arrowstyle": "-|>", "color": "#456", "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", xy=end, xytext=start, arrowprops=line | style)
-
-    for (x, y), (next_x, next_y) in itertools.pairwise(places):
-        if x == next_x:
-            half = 0.37 if next_y > y else -0.37
-            arrow((x, y + half), (next_x, next_y - half))
-        else:
-            arrow((x + 1.72, y), (next_x - 1.72, next_y))
-    for first, second in skips:
+    for first, second in [*itertools.pairwise(range(len(places))), *skips]:
         (x, y), (end_x, end_y) = places[first], places[second]
-        if x == end_x:  # around the boxes between
-            arrow((x + 1.72, y), (x + 1.72, end_y), ls="--", connectionstyle="arc3,rad=-0.3")
+        line = {"arrowstyle": "-|>", "color": "#456", "shrinkA": 0, "shrinkB": 0}
+        line["ls"] = "--" if (first, second) in skips else "-"
+        if x != end_x:  # from side to side
+            start, end = (x + 1.72, y), (end_x - 1.72, end_y)
+        elif abs(end_y - y) > 1:  # around the boxes between
+            start, end = (x + 1.72, y), (x + 1.72, end_y)
+            line["connectionstyle"] = "arc3,rad=-0.3"
         else:
-            arrow((x + 1.72, y), (end_x - 1.72, end_y), ls="--")
+            half = 0.37 * (end_y - y)
+            start, end = (x, y + half), (x, end_y - half)
+        axes.annotate("", xy=end, xytext=start, arrowprops=line)
     return Picture(figure, caption)
 
 
@@ -153,9 +139,7 @@ def cvae_diagram(model: ConditionalVAE, data: dict[str, Any], title: str) -> Pic
     """Encoder, latent and decoder of either conditional VAE."""
     size, classes = model.config.image_size, model.config.num_classes
     latent = model.config.latent_dim
-    images = torch.zeros(1, 1, size, size, device=model.device)
-    labels = torch.zeros(1, dtype=torch.long, device=model.device)
-    blocks = trace(model, images, labels)
+    blocks = trace(model, torch.zeros(1, 1, size, size), LABEL)
     heads = sum(block.parameters for block in part(blocks, "to_"))
     columns = {
         "encoder q(z | x, y)": [
@@ -169,49 +153,43 @@ def cvae_diagram(model: ConditionalVAE, data: dict[str, Any], title: str) -> Pic
         ],
         "decoder p(x | z, y)": part(blocks, "decoder"),
     }
-    return draw(columns, data, f"{title}: {count_parameters(model):,} parameters")
+    return draw(columns, data, f"{title}: {model.num_parameters():,} parameters")
 
 
 def residual_diagram(model: ConditionalVAE, data: dict[str, Any]) -> Picture:
     """Inside the first residual block of the enhanced decoder."""
-    block = next(m for m in model.decoder.modules() if isinstance(m, ResidualBlock))
-    shape = (block.body[0].num_channels, model.side, model.side)
-    x = torch.zeros(1, *shape, device=model.device)
-    inside = trace(block.body, x)
+    body = next(m for m in model.decoder if isinstance(m, ResidualBlock)).body
+    shape = (body[0].num_channels, model.side, model.side)
+    inside = trace(body, torch.zeros(1, *shape))
     boxes = [Block("x", shape), *inside, Block("x + f(x)", shape)]
-    title = f"One residual block: {count_parameters(block):,} parameters"
+    title = f"One residual block: {sum(block.parameters for block in inside):,} parameters"
     skips = [(0, len(boxes) - 1)]
     return draw({"x + f(x)": boxes}, data, title, WORDS["residual"], skips=skips)
 
 
 def unet_diagram(unet: UNet2DModel, data: dict[str, Any], title: str) -> Picture:
     """Down on the left, up on the right, skip connections dashed."""
-    size, labels = unet.config.sample_size, None
-    if unet.config.num_class_embeds is not None:
-        labels = torch.zeros(1, dtype=torch.long, device=unet.device)
-    images = torch.zeros(1, unet.config.in_channels, size, size, device=unet.device)
-    blocks = trace(unet, images, torch.tensor(0), labels)
+    size, labels = unet.config.sample_size, [LABEL] if takes_class_labels(unet) else []
+    blocks = trace(unet, torch.zeros(1, 1, size, size), torch.tensor(0), *labels)
     down = part(blocks, "conv_in", "down_blocks", "mid_block")
     up = part(blocks, "up_blocks", "conv_out")
-    embeddings = part(blocks, "time_", "class_")
-    parameters = sum(block.parameters for block in embeddings)
-    told = "t and label" if labels is not None else "t"
+    parameters = sum(block.parameters for block in part(blocks, "time_", "class_"))
+    told = "t and label" if labels else "t"
     caption = WORDS["unet"].format(told=told, parameters=parameters)
     last = len(down) + len(up) - 1
     skips = [(k, last - k) for k in range(1, len(up))]
-    title = f"{title}: {count_parameters(unet):,} parameters"
+    title = f"{title}: {unet.num_parameters():,} parameters"
     return draw({"down": down, "up": up}, data, title, caption, upward="up", skips=skips)
 
 
 def cnn_diagram(model: ChestCNN, data: dict[str, Any]) -> Picture:
     """The classifier, in two columns: convolutions, then linear layers."""
     size = model.config.image_size
-    images = torch.zeros(1, 1, size, size, device=model.device)
-    blocks = trace(model, images)
+    blocks = trace(model, torch.zeros(1, 1, size, size))
     linear = part(blocks, "fc")
     features = [Block("image", (1, size, size)), *(b for b in blocks if b not in linear)]
     columns = {"features": features, "classifier": linear}
-    return draw(columns, data, f"The deck's CNN: {count_parameters(model):,} parameters")
+    return draw(columns, data, f"The deck's CNN: {model.num_parameters():,} parameters")
 
 
 def complete_flow(

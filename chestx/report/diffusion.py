@@ -15,18 +15,13 @@ from chestx.generators.schedulers import MAX_SIGNAL
 from chestx.generators.trained import pipeline_sampler
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.report import training
-from chestx.report.diagrams import count_parameters, unet_diagram
+from chestx.report.diagrams import unet_diagram
 from chestx.step import Exhibit, Picture, Step, Table
-from chestx.study.lessons import SCHEDULE_COLOURS
+from chestx.study.lessons import SCHEDULE_COLOURS, signal_left
 
 WORDS = training.WORDS["ddpm"]
 TIMESTEPS = [0, 25, 50, 75, 100, 125, 150, 175, 199]  # 0 stands for the image itself
 COLUMNS = ["x_0", *(f"t = {t}" for t in TIMESTEPS[1:])]
-
-
-def signal_left(scheduler: DDPMScheduler) -> float:
-    """sqrt(abar_T): the share of the signal's amplitude that is left at T."""
-    return float(scheduler.alphas_cumprod[-1]) ** 0.5
 
 
 def save_samples(
@@ -87,7 +82,7 @@ def reverse_strip(
     return torch.stack([seen[-2 - t] if t else final for t in timesteps]).cpu()
 
 
-def forward(out: Step, name: str, scheduler: DDPMScheduler, images: torch.Tensor) -> Picture:
+def forward(out: Step, scheduler: DDPMScheduler, images: torch.Tensor) -> Picture:
     """Images (B, 1, H, W) on the way into noise; the mean of many copies shows what is left."""
     noisy = forward_strip(scheduler, images, TIMESTEPS[1:], out.config.seed)  # (8, B, 1, H, W)
     strip = torch.cat([images[None], noisy])
@@ -95,21 +90,23 @@ def forward(out: Step, name: str, scheduler: DDPMScheduler, images: torch.Tensor
     copies = images[:1].expand(100, -1, -1, -1)
     averaged = forward_strip(scheduler, copies, TIMESTEPS, out.config.seed).mean(1)
     rows["image 0, mean of\n100 noisy copies"] = averaged
-    figure = image_rows(rows, out.about, f"{title(name)}: forward, q(x_t | x_0)", COLUMNS)
+    heading = f"{title(out.config.folder)}: forward, q(x_t | x_0)"
+    figure = image_rows(rows, out.about, heading, {"image 0": COLUMNS})
     return Picture(figure, WORDS["forward"].format(left=signal_left(scheduler)))
 
 
-def reverse(out: Step, name: str, pipeline: RadiographPipeline, labels: torch.Tensor) -> Picture:
+def reverse(out: Step, pipeline: RadiographPipeline, labels: torch.Tensor) -> Picture:
     """One image per label (B,) on the way back from noise."""
     strip = reverse_strip(pipeline, labels, TIMESTEPS, out.config.seed).flip(0)  # (9, B, 1, H, W)
     rows = {f"image {i}": row for i, row in enumerate(strip.swapaxes(0, 1))}
-    figure = image_rows(rows, out.about, f"{title(name)}: reverse", COLUMNS[::-1])
+    heading, texts = f"{title(out.config.folder)}: reverse", {"image 0": COLUMNS[::-1]}
+    figure = image_rows(rows, out.about, heading, texts)
     return Picture(figure, WORDS["reverse"].format(T=len(pipeline.scheduler)))
 
 
 def parameters(out: Step, scheduler: DDPMScheduler, unet: UNet2DModel) -> Table:
     """What the deck fixes of a DDPM beside what was used here, and what it leaves open."""
-    values = {"config": out.config, "parameters": count_parameters(unet)}
+    values = {"config": out.config, "parameters": unet.num_parameters()}
     for name, of in {"ours": scheduler, "deck": build_scheduler()}.items():
         values |= {name: of.config, f"{name}_left": signal_left(of)}
     rows = [[cell.format(**values) for cell in row] for row in WORDS["parameters"]]
@@ -130,9 +127,9 @@ def exhibits(
     schedules = {"deck": build_scheduler(), own: scheduler}
     return {
         f"04_{name}_schedule": noise_schedules(schedules, out.about),
-        f"04_{name}_forward": forward(out, name, scheduler, shown["images"]),
-        f"04_{name}_reverse": reverse(out, name, pipeline, shown["class_labels"]),
+        f"04_{name}_forward": forward(out, scheduler, shown["images"]),
+        f"04_{name}_reverse": reverse(out, pipeline, shown["class_labels"]),
         f"04_{name}_unet": unet_diagram(unet, out.about, f"UNet of {title(name)}"),
         "parameters": parameters(out, scheduler, unet),
-        **training.exhibits(out, name, unet, history, len(train_data), loss),
+        **training.exhibits(out, unet, history, len(train_data), loss),
     }

@@ -1,19 +1,20 @@
 """What the trainings show (02, 03, 04): samples, losses, the label's say, numbers, a card."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from diffusers import ModelMixin
 from huggingface_hub import ModelCard, ModelCardData
-from PIL import Image
+from matplotlib.image import imread
 from torchvision.utils import save_image
 
+from chestx import files
 from chestx.config import generator_for, processes
-from chestx.exhibits import image_rows, name_row, start_figure, titled_images, words_of
+from chestx.exhibits import image_rows, name_row, start_figure, words_of
 from chestx.generators.cvae import ConditionalVAE
 from chestx.generators.ddpm import takes_class_labels
 from chestx.generators.pipeline import RadiographPipeline
@@ -22,7 +23,6 @@ from chestx.generators.trained import Sample
 from chestx.radiographs.images import decode, to_float
 from chestx.radiographs.splits import missing_images, smaller_class
 from chestx.radiographs.tensors import RadiographTensors
-from chestx.report.diagrams import count_parameters
 from chestx.step import Exhibit, Picture, Step, Table, settings
 from chestx.study.lessons import distortions
 
@@ -41,11 +41,9 @@ def save_samples(out: Step, sample: Sample, label: int, epoch: int) -> None:
         return
     generators = [generator_for(out.config.seed, 0, index) for index in range(8)]
     images = sample(torch.full((8,), label), generators)  # (8, 1, H, W) in [-1, 1]
-    path = sample_path(out, epoch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")  # the other processes may be reading
-    save_image(images.float().cpu(), beside, pad_value=1, normalize=True, value_range=(-1, 1))
-    beside.replace(path)
+    png = io.BytesIO()
+    save_image(images.float().cpu(), png, "png", pad_value=1, normalize=True, value_range=(-1, 1))
+    files.write_bytes(sample_path(out, epoch), png.getvalue())
 
 
 def kept_epoch(out: Step, history: History) -> dict[str, Any]:
@@ -59,14 +57,10 @@ def best_epoch(history: History) -> dict[str, Any]:
 
 
 def exhibits(
-    out: Step,
-    name: str,
-    model: torch.nn.Module,
-    history: History,
-    num_images: int,
-    loss: str,
+    out: Step, model: ModelMixin, history: History, num_images: int, loss: str
 ) -> dict[str, Exhibit]:
     """What every trained generator shows: samples, the curve of ``loss`` (its caption), numbers."""
+    name = out.config.folder
     prefix = f"{GENERATORS[name].script[:2]}_{name}"
     kept, best = kept_epoch(out, history), best_epoch(history)
     averaged = "averaged " if out.config.ema_decay else ""
@@ -80,40 +74,40 @@ def exhibits(
         for which, row in (("first", history[0]), ("best", best), ("last", history[-1]))
     ]
     return {
-        f"{prefix}_epochs": samples(out, name, {*out.config.sample_epochs, kept["epoch"]}),
-        f"{prefix}_loss": loss_curves(out, name, history, loss),
-        "training": f"{title(name)}: {count_parameters(model):,} parameters, {num_images:,} "
+        f"{prefix}_epochs": samples(out, {*out.config.sample_epochs, kept["epoch"]}),
+        f"{prefix}_loss": loss_curves(out, history, loss),
+        "training": f"{title(name)}: {model.num_parameters():,} parameters, {num_images:,} "
         f"training images of {classes}, {len(history)} epochs. The generator uses the "
         f"{averaged}weights of the {which} epoch, {kept['epoch']}.",
         "epochs": Table(["", "epoch", "steps", *parts], rows, "On the validation split."),
     }
 
 
-def samples(out: Step, name: str, epochs: set[int]) -> Picture:
+def samples(out: Step, epochs: set[int]) -> Picture:
     """The rows that ``save_samples`` wrote after ``epochs``, as far as training went."""
     found = [epoch for epoch in sorted(epochs) if sample_path(out, epoch).exists()]
-    heading = f"{title(name)}: samples while training"
+    heading = f"{title(out.config.folder)}: samples while training"
     figure = start_figure(9, 1.25 * len(found) + 0.7, out.about, heading)
     for epoch, axes in zip(found, figure.subplots(max(1, len(found)), squeeze=False)[:, 0]):
-        with Image.open(sample_path(out, epoch)) as picture:
-            axes.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(imread(sample_path(out, epoch)))
         name_row(axes, f"epoch {epoch}")
     class_name = smaller_class(out.about["counts"]["train"])
     return Picture(figure, f"{class_name}, the same noise in every row.")
 
 
-def loss_curves(out: Step, name: str, history: History, caption: str) -> Picture:
+def loss_curves(out: Step, history: History, caption: str) -> Picture:
     """Training (dashed) and validation (solid) loss per epoch, and where early stopping came in."""
-    figure = start_figure(6, 3.2, out.about, f"{title(name)}: loss")
+    kind = GENERATORS[out.config.folder]
+    figure = start_figure(6, 3.2, out.about, f"{kind.title}: loss")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
     train, held_out = ([row[part]["loss"] for row in history] for part in ("train", "validation"))
-    axes.plot(epochs, train, "--", color=GENERATORS[name].colour, label="train")
-    axes.plot(epochs, held_out, color=GENERATORS[name].colour, label="validation")
+    axes.plot(epochs, train, "--", color=kind.colour, label="train")
+    axes.plot(epochs, held_out, color=kind.colour, label="validation")
     later = train[len(train) // 10 :] + held_out[len(held_out) // 10 :]
     low, high = min(later), max(later)
     margin = 0.08 * (high - low) or 1.0  # the first steep epochs would flatten the rest
-    axes.set_ylim(low - margin, high + margin)
+    axes.set(xlabel="epoch", ylabel="loss", ylim=(low - margin, high + margin))
     if out.config.patience:
         kept = kept_epoch(out, history)["epoch"]
         axes.axvline(kept, color="#444444", lw=1, label=f"kept epoch {kept}")
@@ -121,8 +115,6 @@ def loss_curves(out: Step, name: str, history: History, caption: str) -> Picture
             last = f"stopped after {len(history)}"
             axes.axvline(len(history), color="#444444", lw=1, ls=":", label=last)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
     axes.legend(edgecolor="white")
     return Picture(figure, f"{caption} The first tenth may lie above the frame.")
 
@@ -179,11 +171,13 @@ def choices(config: Any) -> Table:
 def ssim(out: Step, split: Dataset, label: int) -> Picture:
     """What SSIM sees: an image of a class, at 64 px, under four distortions of the same error."""
     image = split[list(split["label"]).index(label)]["image"]
-    row = [
-        (picture, f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}")
-        for name, (picture, error, similarity) in distortions(to_float(decode(image, 64))).items()
+    found = distortions(to_float(decode(image, 64)))
+    row = [picture for picture, _, _ in found.values()]
+    texts = [
+        f"{name}\nMSE {error:.4f}\nSSIM {similarity:.2f}"
+        for name, (_, error, similarity) in found.items()
     ]
-    figure = titled_images({"": row}, out.about, "One error, four distortions")
+    figure = image_rows({"": row}, out.about, "One error, four distortions", {"": texts})
     return Picture(figure, WORDS["ssim"])
 
 

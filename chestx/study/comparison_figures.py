@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chestx.exhibits import start_figure, titled_images
+from chestx.exhibits import image_rows, start_figure
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.study.arms import ARMS
 
@@ -86,14 +86,13 @@ def disagreement_gallery(
 
     ``found`` is what ``comparison.disagreements`` returns.
     """
-    rows, names = {}, list(data["counts"]["test"])
+    rows, texts, names = {}, {}, list(data["counts"]["test"])
     for arm, kinds in found.items():
         for kind, indices in kinds.items():
-            row = rows.setdefault(f"{ARMS[arm].title}\n{kind} {len(indices)}", [])
-            for index in indices[:8]:
-                label = int(test.labels[index])
+            row = f"{ARMS[arm].title}\n{kind} {len(indices)}"
+            rows[row], texts[row] = test[indices[:8]]["images"], []
+            for label in test.labels[indices[:8]].tolist():
                 true, other = names[label], names[1 - label]
                 answers = (other, true) if kind == "corrected" else (true, other)
-                text = "True {}\nOriginal {}\nAugmented {}".format(true, *answers)
-                row.append((test[[index]]["images"][0], text))
-    return titled_images(rows, data, "True / Original / Augmented")
+                texts[row].append("True {}\nOriginal {}\nAugmented {}".format(true, *answers))
+    return image_rows(rows, data, "True / Original / Augmented", texts)

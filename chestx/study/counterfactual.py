@@ -145,7 +145,8 @@ def twins_picture(
     difference = (2 * (images - made)).clamp(-1, 1)
     rows = {"image": images, f"as if {names[0]}": made, "difference x 2": difference}
     best = max(by_timestep, key=by_timestep.get)
-    title, labels = f"Noised to t = {best}, then denoised", [names[own.sick[i]] for i in chosen]
+    title = f"Noised to t = {best}, then denoised"
+    labels = {"image": [names[own.sick[i]] for i in chosen]}
     tried = ", ".join(f"{auroc:.3f} at t = {t}" for t, auroc in by_timestep.items())
     caption = WORDS["twins"].format(healthy=names[0], tried=tried)
     return Picture(image_rows(rows, data, title, labels), caption)

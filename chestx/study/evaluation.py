@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from chestx.exhibits import titled_images, worded_table, words_of
+from chestx.exhibits import image_rows, worded_table, words_of
 from chestx.generators.registry import title
 from chestx.step import Exhibit, Picture, Table
 from chestx.study import distances
@@ -101,12 +101,13 @@ def pairs_picture(
     sets: dict[str, torch.Tensor], train: torch.Tensor, found: Scores, data: dict[str, Any]
 ) -> Picture:
     """The images of every set that are closest to train, each above its neighbour there."""
-    rows = {}
+    rows, texts = {}, {}
     for name, images in sets.items():
         pairs = found[name]["pairs"]
-        rows[title(name)] = [(images[i], f"{distance:.2f}") for i, _, distance in pairs]
-        rows[f"nearest in train\nto {title(name)}"] = [(train[j], "") for _, j, _ in pairs]
-    figure = titled_images(rows, data, "The images closest to a training image")
+        rows[title(name)] = [images[i] for i, _, _ in pairs]
+        rows[f"nearest in train\nto {title(name)}"] = [train[j] for _, j, _ in pairs]
+        texts[title(name)] = [f"{distance:.2f}" for _, _, distance in pairs]
+    figure = image_rows(rows, data, "The images closest to a training image", texts)
     return Picture(figure, WORDS["pairs"])
 
 

@@ -178,14 +178,13 @@ def quality_against_time(trials: list[Trial], judge: Judge, data: dict[str, Any]
             text = str(trial.steps)
             axes.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7)
     axes.axhline(floor, color="#4c9f70", ls="--", lw=1, label="real against real, 95th percentile")
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="seconds per image; the numbers are steps")
     axes.set_yscale("symlog", linthresh=max(floor, 1e-3))
+    axes.set_ylabel("KID to the reference split")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds per image; the numbers are steps")
-    axes.set_ylabel("KID to the reference split")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return Picture(figure, WORDS["quality"])
 
