@@ -24,6 +24,7 @@ from chestx.study.paired import (
     mean_interval,
 )
 
+Rows = list[dict[str, Any]]  # contrasts, or an arm in each
 METRICS = ("auroc", "accuracy", "balanced_accuracy", "recall", "specificity", "brier")
 BASELINES = ("original", "duplicates")  # what every arm is compared with
 BESIDE = (("classical", BEST), ("classical_best", "classical"))  # what the answer is read beside
@@ -68,7 +69,7 @@ def answers(units: list[Unit], data: Radiographs, plan: dict[str, Any]) -> dict[
     }
 
 
-def summarize(units: list[Unit]) -> list[dict[str, Any]]:
+def summarize(units: list[Unit]) -> Rows:
     """One row per arm: its seeds, and over them mean, deviation and t interval of every metric.
 
     ``test`` is at probability 0.5, ``test_tuned`` at the one that validation chose. The interval
@@ -98,16 +99,16 @@ def resample(units: list[Unit], patients: list[str], plan: dict[str, Any]) -> Dr
     seeds = sorted(set.intersection(*map(set, by_arm.values())))
     training = {unit["seed"]: unit["training"] for unit in units}
     return bootstrap(
-        np.asarray(units[0]["labels"]["test"]),
-        np.asarray(patients),
-        {arm: np.array([own[seed] for seed in seeds]) for arm, own in by_arm.items()},
+        units[0]["labels"]["test"],
+        patients,
+        {arm: [own[seed] for seed in seeds] for arm, own in by_arm.items()},
         draws=plan["bootstrap"]["num_draws"],
         seed=plan["bootstrap"]["seed"],
         trainings=[training[seed] for seed in seeds],
     )
 
 
-def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
+def trainings_of(units: list[Unit]) -> Rows:
     """Per arm with a generator of which several trainings were read: the mean AUROC of each, that
     minus ``original``'s with the same seeds, and ``between_trainings`` of them."""
     plain = {u["seed"]: u["test"]["auroc"] for u in units if u["arm"] == "original"}
@@ -125,9 +126,7 @@ def trainings_of(units: list[Unit]) -> list[dict[str, Any]]:
     return rows
 
 
-def primary_contrasts(
-    contrasts: list[dict[str, Any]], primary: dict[str, Any]
-) -> list[dict[str, Any]]:
+def primary_contrasts(contrasts: Rows, primary: dict[str, Any]) -> Rows:
     """The planned contrasts with ``p_holm``, adjusted over them, and the verdict that it leaves.
 
     [] if one of them is missing.
@@ -169,9 +168,9 @@ def deviations(result: dict[str, Any]) -> list[str]:
     return [phrase for phrase, departs in found.items() if departs]
 
 
-def generators_in_words(result: dict[str, Any]) -> str:
+def generators_in_words(arms: Rows) -> str:
     """ "one training of each generator", "5 trainings of each generator"."""
-    count = max([row["training"] + 1 for arm in result["arms"] for row in arm["seeds"]])
+    count = max(seed["training"] + 1 for row in arms for seed in row["seeds"])
     return f"{'one' if count == 1 else count} training{'s' * (count != 1)} of each generator"
 
 
@@ -183,21 +182,19 @@ def seeds_in_words(count: int) -> str:
 def disagreements(units: list[Unit]) -> dict[str, dict[str, list[int]]]:
     """arm -> {"corrected": indices, "spoiled": indices} of test images, for the first seed.
 
-    Corrected: wrong without the synthetic images, right with them, at probability 0.5; the arms are
-    the generators'. Empty without the original arm.
+    Corrected: wrong without the synthetic images, right with them, at probability 0.5. ``units``
+    are those of the main arms; the arms compared with the original are the generators'.
     """
     right = {
         unit["arm"]: (np.asarray(unit["log_odds"]["test"]) > 0) == unit["labels"]["test"]
         for unit in units
         if unit["seed"] == units[0]["seed"]
     }
-    if "original" not in right:
-        return {}
+    plain = right["original"]
     return {
         arm: {
-            "corrected": np.flatnonzero(~right["original"] & own).tolist(),
-            "spoiled": np.flatnonzero(right["original"] & ~own).tolist(),
+            "corrected": np.flatnonzero(~plain & right[arm]).tolist(),
+            "spoiled": np.flatnonzero(plain & ~right[arm]).tolist(),
         }
-        for arm, own in right.items()
-        if arm in SYNTHETIC
+        for arm in SYNTHETIC
     }

@@ -3,22 +3,21 @@
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from chestx.classifier.experiment import Unit
-from chestx.exhibits import plus_minus, worded_table
-from chestx.generators.registry import DDPMS
+from chestx.exhibits import image_rows, plus_minus, start_figure, worded_table
 from chestx.radiographs.sources import CLASS_NAMES
 from chestx.radiographs.tensors import RadiographTensors
 from chestx.step import Exhibit, Picture, Step, Table, settings
-from chestx.study import comparison_figures as figures
-from chestx.study import verdict
 from chestx.study.arms import ARMS
 from chestx.study.comparison import WORDS, deviations, disagreements, generators_in_words
 from chestx.study.paired import prediction_interval
+from chestx.study.verdict import consoles, plain_answer, verdict_sentence
 
 METRICS = WORDS["of_probabilities"] | WORDS["at_threshold"]
 MARKS = {"better": " ↑", "worse": " ↓", "equivalent": " =", "inconclusive": ""}
-TABLES = WORDS["tables"]
+TABLES, CAPTIONS = WORDS["tables"], WORDS["pictures"]
 
 
 def exhibits(
@@ -27,15 +26,17 @@ def exhibits(
     """All that is shown of a comparison; a table or text that would be empty is left out.
 
     ``found`` are ``comparison.answers`` and the audits, ``test`` the images of the test split.
-    ``suffix`` is the protocol, and the group of arms if they are not the main ones.
+    ``suffix`` is the protocol, and the group of arms if they are not the main ones: such a group
+    has no gallery.
     """
     result = found | {"data": out.about, "config": settings(out.config), "inputs": out.inputs}
-    pictures = _pictures(result, units, test, suffix)
     shown: dict[str, Exhibit] = {
-        **verdict.plain_answer(result),
-        "verdict": verdict.verdict_sentence(result),
+        **plain_answer(result),
+        "verdict": verdict_sentence(result),
         **_texts(result),
-        **{f"09_{name}_{suffix}": picture for name, picture in pictures.items()},
+        f"09_scores_{suffix}": _arm_scores(result),
+        f"09_forest_{suffix}": _forest(result) if result["contrasts"] else "",
+        f"09_gallery_{suffix}": "" if "_" in suffix else _gallery(units, test, out.about),
         "primary": _primary_table(result),
         "trainings": _trainings_table(result),
         **_score_tables(result),
@@ -57,30 +58,8 @@ def _texts(result: dict[str, Any]) -> dict[str, str]:
     if result["exchange"]:
         texts["rates"] = words["rates"]
     if protocol == "deck":
-        arms = [row["arm"] for row in result["arms"] if row["arm"] != "original"]
-        for name, is_ddpm in (("console_ddpm", True), ("console_cvae", False)):
-            own = [arm for arm in arms if (arm in DDPMS) == is_ddpm]
-            texts[name] = verdict.console(result["arms"], own)
-    audits = [name for name in ("audit", "shortcuts") if name in result]
-    return texts | {name: result[name]["sentence"] for name in audits}
-
-
-def _pictures(
-    result: dict[str, Any], units: list[Unit], test: RadiographTensors, suffix: str
-) -> dict[str, Picture]:
-    """The figures; a group of further arms has its differences and scores alone."""
-    rows, data = result["arms"], result["data"]
-    made = {"scores": figures.arm_scores(rows, data, result["deck"])}
-    if result["contrasts"]:
-        made["forest"] = figures.forest(result, data)
-    if "_" not in suffix and (differ := disagreements(units)):
-        made["gallery"] = figures.disagreement_gallery(differ, test, data)
-    values = {"margin": result["plan"]["equivalence_margin"], "seed": units[0]["seed"]}
-    values["generators"] = generators_in_words(result)
-    return {
-        name: Picture(figure, WORDS["pictures"][name].format(**values))
-        for name, figure in made.items()
-    }
+        texts |= consoles(result["arms"])
+    return texts | {name: result[name]["sentence"] for name in ("audit", "shortcuts")}
 
 
 def _primary_table(result: dict[str, Any]) -> Table:
@@ -146,9 +125,7 @@ def _contrast_table(result: dict[str, Any]) -> Table:
 def _deck_table(result: dict[str, Any]) -> Table:
     """The numbers on the slides, each inside or outside the range of one more run of ours."""
     ours, rows = {row["arm"]: row for row in result["arms"]}, []
-    for slide in result["deck"]:
-        if slide["arm"] not in ours:
-            continue
+    for slide in (slide for slide in result["deck"] if slide["arm"] in ours):
         own = ours[slide["arm"]]
         for metric, title in METRICS.items():
             if metric in slide and own["test"][metric]["n"] > 1:
@@ -161,3 +138,81 @@ def _deck_table(result: dict[str, Any]) -> Table:
             rows.append([slide["slide"], "[[TN, FP], [FN, TP]]", *matrices, "", ""])
     header = ["slide", "", "deck", "ours", "95 % range for one more run of ours", "the deck's is"]
     return Table(header, rows, TABLES["deck"])
+
+
+def _arm_scores(result: dict[str, Any]) -> Picture:
+    """Accuracy and AUROC per arm: every seed a dot, mean and 95 % interval; the deck's as x."""
+    rows, deck = result["arms"], result["deck"]
+    title = "Test scores per arm: every seed is a dot"
+    figure = start_figure(9, 0.45 * len(rows) + 1.6, result["data"], title)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (metric, name) in zip(panels, {"accuracy": "accuracy", "auroc": "AUROC"}.items()):
+        for y, row in enumerate(rows):
+            colour, score = ARMS[row["arm"]].colour, row["test"][metric]
+            values = [seed[metric] for seed in row["seeds"]]
+            axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, ms=5)
+            if score["n"] > 1:
+                axes.plot([score["low"], score["high"]], [y + 0.25] * 2, color=colour, lw=2)
+            axes.plot(score["mean"], y + 0.25, "D", color=colour, ms=4)
+            theirs = [d[metric] for d in deck if d["arm"] == row["arm"] and metric in d]
+            axes.plot(theirs, np.full(len(theirs), y - 0.25), "x", color="black", ms=6)
+        axes.set_xlabel(name)
+    _name_lines(panels[0], [row["arm"] for row in rows])
+    if deck:
+        panels[0].plot([], [], "x", color="black", label="the deck's single run")
+        figure.legend(loc="outside upper right", frameon=False, fontsize=8)
+    return Picture(figure, CAPTIONS["scores"])
+
+
+def _name_lines(axes: Axes, arms: list[str]) -> None:
+    """The arms down the left side, the first at the top."""
+    axes.set_yticks(range(len(arms)), [ARMS[arm].title for arm in arms], fontsize=9)
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+
+
+def _forest(result: dict[str, Any]) -> Picture:
+    """Paired differences of AUROC with 95 % intervals, one panel per baseline.
+
+    The band is the equivalence margin; primary contrasts are filled diamonds with the p value that
+    Holm adjusted.
+    """
+    wanted = [c for c in result["contrasts"] if c["metric"] == "auroc" and c["a"] != "original"]
+    adjusted = {(c["a"], c["b"]): c["p_holm"] for c in result["primary"]}
+    wanted += [c for c in result["beside"] if (c["a"], c["b"]) in adjusted]
+    bases, arms = (list(dict.fromkeys(c[side] for c in wanted)) for side in ("b", "a"))
+    margin = result["plan"]["equivalence_margin"]
+    title = "Paired differences on test, 95 % intervals"
+    figure = start_figure(4 * len(bases) + 2, 0.36 * len(arms) + 1.7, result["data"], title)
+    panels = figure.subplots(1, max(1, len(bases)), sharey=True, squeeze=False)[0]
+    for axes, base in zip(panels, bases):
+        axes.axvspan(-margin, margin, color="#e9eef3", zorder=0)
+        axes.axvline(0, color="#444444", lw=1)
+        for row in (c for c in wanted if c["b"] == base):
+            y, colour = arms.index(row["a"]), ARMS[row["a"]].colour
+            axes.plot([row["low"], row["high"]], [y, y], color=colour, lw=2)
+            p = adjusted.get((row["a"], base))
+            marker, filling = ("o", "white") if p is None else ("D", colour)
+            axes.plot(row["estimate"], y, marker, color=colour, mfc=filling, ms=6)
+            if p is not None:
+                beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+                axes.text(1.01, y, f"p {p:.2g}", color=colour, **beside)
+        axes.set_xlabel(f"AUROC\nminus that of: {ARMS[base].title}", fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
+    _name_lines(panels[0], arms)
+    generators = generators_in_words(result["arms"])
+    return Picture(figure, CAPTIONS["forest"].format(margin=margin, generators=generators))
+
+
+def _gallery(units: list[Unit], test: RadiographTensors, data: dict[str, Any]) -> Picture:
+    """The first eight test images that each arm corrects and spoils, with both answers."""
+    rows, texts, names = {}, {}, list(data["counts"]["test"])
+    for arm, kinds in disagreements(units).items():
+        for kind, indices in kinds.items():
+            row = f"{ARMS[arm].title}\n{kind} {len(indices)}"
+            rows[row], texts[row] = test[indices[:8]]["images"], []
+            for label in test.labels[indices[:8]].tolist():
+                true, other = names[label], names[1 - label]
+                answers = (other, true) if kind == "corrected" else (true, other)
+                texts[row].append("True {}\nOriginal {}\nAugmented {}".format(true, *answers))
+    figure = image_rows(rows, data, "True / Original / Augmented", texts)
+    return Picture(figure, CAPTIONS["gallery"].format(seed=units[0]["seed"]))

@@ -1,5 +1,6 @@
 """A comparison in words: plain ones, one sentence with every interval, the deck's console."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,12 @@ import numpy as np
 from chestx.exhibits import plus_minus
 from chestx.generators.registry import DDPMS
 from chestx.study.arms import ARMS
-from chestx.study.comparison import WORDS, deviations, generators_in_words, seeds_in_words
+from chestx.study.comparison import WORDS, Rows, deviations, generators_in_words, seeds_in_words
 
-Rows = list[dict[str, Any]]  # contrasts, or what ``comparison.summarize`` returns
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
 
 
-def _answer(rows: Rows, margin: float) -> str:
+def _answer(rows: Rows) -> str:
     """Does synthetic data help? From the verdicts of the generators' arms.
 
     Duplicates are a control that may itself harm: to beat them alone, where the real images
@@ -26,7 +26,7 @@ def _answer(rows: Rows, margin: float) -> str:
     if kinds == {"worse"}:
         return "no, it makes things worse"
     if kinds == {"equivalent"}:
-        return f"no, what it changes is less than {margin:g}"
+        return f"no, what it changes is less than {rows[0]['margin']:g}"
     said = "in some comparisons" if better else "no evidence that it does"
     if better == {"duplicates"} != bases:
         said = "more than duplicates do, but beyond that no gain is shown"
@@ -37,26 +37,24 @@ def plain_answer(result: dict[str, Any]) -> dict[str, str]:
     """Up to four plain sentences: what synthetic images did, those of the generators that are not
     in the plan, what moving and re-exposing the real images did, what a seed alone does. {} if
     there is nothing to compare."""
-    rows, words = result["primary"] or _exploratory(result["contrasts"]), WORDS["answer"]
+    rows = result["primary"] or _exploratory(result["contrasts"])
     if result["exchange"] or not rows:
         return {}
-    asked = {row["a"] for row in rows}
-    others = [row for row in _exploratory(result["contrasts"]) if row["a"] not in asked]
-    values = {"asked": _standing(result).split(" (")[0]}
-    for name, own in {"did": rows, "others": others}.items():
-        values[name] = "; ".join(_by_verdict(own, result["arms"], plain=True))
-    for c in result["contrasts"] + result["beside"] + result["primary"]:
-        if c["metric"] == "auroc":
-            values[f"{c['a']}_{c['b']}"] = words[c["verdict"]]
-    first = result["arms"][0]
-    areas = [seed["auroc"] for seed in first["seeds"]]
-    values |= {"arm": ARMS[first["arm"]].title, "seeds": seeds_in_words(len(areas))}
-    said = {"answer": words["synthetic"]} | ({"answer_others": words["others"]} if others else {})
-    if {"classical_original", "classical_best_classical"} <= values.keys():
-        said["answer_classical"] = words["classical"]
+    words, arms, asked = WORDS["answer"], result["arms"], {row["a"] for row in rows}
+    standing, did = _standing(result).split(" (")[0], _by_verdict(rows, arms, plain=True)
+    said = {"answer": words["synthetic"].format(asked=standing, did=did)}
+    if others := [row for row in _exploratory(result["contrasts"]) if row["a"] not in asked]:
+        did = _by_verdict(others, arms, plain=True)
+        said["answer_others"] = words["others"].format(others=did)
+    every = result["contrasts"] + result["beside"] + result["primary"]  # the last verdict counts
+    verdicts = {f"{c['a']}_{c['b']}": words[c["verdict"]] for c in every if c["metric"] == "auroc"}
+    if {"classical_original", "classical_best_classical"} <= verdicts.keys():
+        said["answer_classical"] = words["classical"].format(**verdicts)
+    areas = [seed["auroc"] for seed in arms[0]["seeds"]]
     if len(areas) > 1:
-        said["answer_seeds"] = words["seeds"]
-    return {k: text.format(**values, low=min(areas), high=max(areas)) for k, text in said.items()}
+        luck = {"seeds": seeds_in_words(len(areas)), "arm": ARMS[arms[0]["arm"]].title}
+        said["answer_seeds"] = words["seeds"].format(**luck, low=min(areas), high=max(areas))
+    return said
 
 
 def _standing(result: dict[str, Any]) -> str:
@@ -81,18 +79,17 @@ def verdict_sentence(result: dict[str, Any]) -> str:
     rows = result["primary"] or _exploratory(result["contrasts"])
     if not rows:
         return ""
-    parts = _by_verdict(rows, result["arms"], plain=False)
-    answer = _answer(rows, rows[0]["margin"])
+    answer, found = _answer(rows), _by_verdict(rows, result["arms"], plain=False)
     return (
         f"{_standing(result)}: does synthetic data help? "
-        f"{answer[0].upper()}{answer[1:]}: AUROC on test is {'; '.join(parts)} "
-        f"({scope}, {generators_in_words(result)}; uncorrected 95 % intervals"
+        f"{answer[0].upper()}{answer[1:]}: AUROC on test is {found} "
+        f"({scope}, {generators_in_words(result['arms'])}; uncorrected 95 % intervals"
         f"{', p by Holm' * bool(result['primary'])})."
         + (_beside(result) if result["primary"] else "")
     )
 
 
-def _by_verdict(rows: Rows, arms: Rows, *, plain: bool) -> list[str]:
+def _by_verdict(rows: Rows, arms: Rows, *, plain: bool) -> str:
     """One phrase per verdict: which arms had it, each with its numbers if not ``plain``, against
     what."""
     found: dict[str, dict[str, Rows]] = {}
@@ -104,7 +101,9 @@ def _by_verdict(rows: Rows, arms: Rows, *, plain: bool) -> list[str]:
         return f"with {', '.join(titles)} against {_against(own, arms)}"
 
     words = WORDS["answer"] if plain else dict(zip(found, found))
-    return [f"{words[v]} {', '.join(map(named, own.values()))}" for v, own in found.items()]
+    return "; ".join(
+        f"{words[verdict]} {', '.join(map(named, own.values()))}" for verdict, own in found.items()
+    )
 
 
 def _exploratory(contrasts: Rows) -> Rows:
@@ -151,20 +150,20 @@ def _worth(rate: dict[str, Any]) -> str:
     return WORDS["exchange"][said].format(one=one, gain=gain, **rate)
 
 
-def console(rows: Rows, arms: list[str]) -> str:
-    """The results of ``summarize`` as the deck's console prints them; means over seeds.
+def consoles(rows: Rows) -> dict[str, str]:
+    """The results of ``summarize`` as the deck's consoles print them; means over seeds.
 
     A VAE's slide shows two accuracies (that of the original arm is nan if it was not run), the
     DDPM's precision, recall, F1 and the confusion matrix.
     """
-    by_arm, blocks = {row["arm"]: row for row in rows}, []
-    means = {arm: {k: v["mean"] for k, v in row["test"].items()} for arm, row in by_arm.items()}
-    original = means.get("original", {}).get("accuracy", float("nan"))
-    for arm in arms:
-        shown = WORDS["console"]["ddpm" if arm in DDPMS else "vae"]
-        counts = np.round(by_arm[arm]["confusion"]).astype(int)
-        blocks.append(shown.format(arm=arm, original=original, counts=counts, **means[arm]))
-    return "\n".join(blocks).strip()
+    accuracies = {row["arm"]: row["test"]["accuracy"]["mean"] for row in rows}
+    said = {"console_ddpm": [], "console_cvae": []}
+    for row in (row for row in rows if row["arm"] != "original"):
+        values = {"arm": row["arm"], "original": accuracies.get("original", math.nan)}
+        values["counts"] = np.round(row["confusion"]).astype(int)
+        name = "console_ddpm" if row["arm"] in DDPMS else "console_cvae"
+        said[name].append(WORDS[name].format(**values, **row["test"]))
+    return {name: "\n".join(blocks).strip() for name, blocks in said.items()}
 
 
 def printed(rows: Rows, shown: dict[str, Any]) -> str:
