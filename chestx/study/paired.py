@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import expit
 
@@ -48,14 +49,12 @@ def between_trainings(scores: np.ndarray) -> dict[str, float]:
     trainings, seeds = scores.shape
     free = (trainings - 1, trainings * (seeds - 1))
     between, within = seeds * scores.mean(1).var(ddof=1), scores.var(1, ddof=1).mean()
-
-    def deviation(ratio: float, share: float = free[0]) -> float:
-        return float(max(0, free[0] * (between - ratio * within) / (seeds * share)) ** 0.5)
-
-    low, high = (
-        deviation(stats.f.ppf(q, *free), stats.chi2.ppf(q, free[0])) for q in (0.975, 0.025)
-    )
-    return {"sd": deviation(1), "low": low, "high": high, "within": float(within**0.5)}
+    tails = np.array([0.975, 0.025])
+    ratio = np.array([1, *stats.f.ppf(tails, *free)])  # of the estimate, of low, of high
+    share = np.array([1, *stats.chi2.ppf(tails, free[0]) / free[0]])
+    variance = (between - ratio * within) / (seeds * share)
+    sd, low, high = np.sqrt(variance.clip(min=0)).tolist()
+    return {"sd": sd, "low": low, "high": high, "within": float(within**0.5)}
 
 
 def weighted_scores(
@@ -88,9 +87,9 @@ def weighted_scores(
 
 
 def bootstrap(
-    labels: np.ndarray,
-    patients: np.ndarray,
-    log_odds: Mapping[str, np.ndarray],
+    labels: ArrayLike,
+    patients: ArrayLike,
+    log_odds: Mapping[str, ArrayLike],
     draws: int = 10_000,
     seed: int = 0,
     trainings: Sequence[int] = (),
