@@ -79,8 +79,7 @@ def final(config: Config, experiment: Experiment, out: Step) -> Result:
         readings.keep(out.root, units, config.keep_in, experiment.data["test"]["patient"])
 
     # 2. What test said of one network, and of all together.
-    found = tuning.summarize_final(units)
-    found["verdict"] = tuning.verdict(found, out.about["kind"])
+    found = tuning.summarize_final(units, out.about["kind"])
     print(found["verdict"])
     seconds = sum(unit["seconds"] for unit in units)
     return out.save({"said": found["verdict"]}, seconds, arm=arm.settings(), **found)

@@ -115,16 +115,15 @@ def ranking(units: list[Unit]) -> list[dict[str, Any]]:
     Longer trainings rank before shorter ones, which were only there to choose what to prolong;
     among equally long ones the mean criterion decides, the name between equals.
     """
-    grouped: dict[tuple[str, int], list[Unit]] = {}
-    once = {(unit["arm"], unit["settings"]["num_steps"], unit["seed"]): unit for unit in units}
-    for unit in once.values():  # two rounds of one length have seeds in common
-        grouped.setdefault((unit["arm"], unit["settings"]["num_steps"]), []).append(unit)
+    grouped: dict[tuple[str, int], dict[int, Unit]] = {}
+    for unit in units:  # by seed, for two rounds of one length have seeds in common
+        key = (unit["arm"], unit["settings"]["num_steps"])
+        grouped.setdefault(key, {})[unit["seed"]] = unit
     rows = []
-    for (name, _), own in grouped.items():
-        row = {"name": name, "arm": own[0]["settings"], "seeds": [unit["seed"] for unit in own]}
-        for score in SCORES:
-            interval = mean_interval([unit[score] for unit in own])
-            row[score] = {"mean": interval["mean"], "sd": interval["sd"]}
+    for (name, _), by_seed in grouped.items():
+        own = list(by_seed.values())
+        row = {"name": name, "arm": own[0]["settings"], "seeds": list(by_seed)}
+        row |= {score: mean_interval([unit[score] for unit in own]) for score in SCORES}
         rows.append(row)
     return sorted(rows, key=lambda r: (-r["arm"]["num_steps"], -r["criterion"]["mean"], r["name"]))
 
@@ -160,13 +159,22 @@ def final_unit(experiment: Experiment, arm: Arm, seed: int) -> Unit:
     return experiment.run_unit("recipe", arm, seed, folder="tuning/final", resume=True, **JUDGE)
 
 
-def summarize_final(units: list[Unit]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of ``final_unit``'s units: mean and spread of every score, and those of the ``ensemble``."""
+def summarize_final(units: list[Unit], kind: str) -> dict[str, Any]:
+    """Of ``final_unit``'s units: mean and spread of every score, those of the ``ensemble``, and
+    the ``verdict``: what test said, in sentences. ``kind`` of data: real or phantom."""
     found: dict[str, Any] = {
         part: {name: mean_interval([unit[part][name] for unit in units]) for name in FINAL_SCORES}
         for part in ("test", "test_tuned")
     }
-    return found | {"ensemble": ensemble(units)}
+    together, said = ensemble(units), {}
+    for part, scores in found.items():
+        said[part] = ", ".join(
+            f"{FINAL_SCORES[name]} {plus_minus(scores[name], 3)} ({together[part][name]:.3f})"
+            for name in ("accuracy", "specificity", "recall")
+        )
+    said |= {"kind": kind, "count": len(units), "auroc": plus_minus(found["test"]["auroc"], 3)}
+    verdict = WORDS["verdict"].format(ensemble=together, **said)
+    return found | {"ensemble": together, "verdict": verdict}
 
 
 def ensemble(units: list[Unit]) -> dict[str, dict[str, Any]]:
@@ -190,18 +198,6 @@ def ensemble(units: list[Unit]) -> dict[str, dict[str, Any]]:
         "test": classification_metrics(labels["test"], answers),
         "test_tuned": tuned | {"threshold": threshold},
     }
-
-
-def verdict(found: dict[str, Any], kind: str) -> str:
-    """What test said, in sentences, from ``summarize_final``; ``kind`` of data: real or phantom."""
-    together, auroc = found["ensemble"], found["test"]["auroc"]
-    values = {"kind": kind, "count": auroc["n"], "auroc": plus_minus(auroc, 3)}
-    for part in ("test", "test_tuned"):
-        values[part] = ", ".join(
-            f"{FINAL_SCORES[name]} {plus_minus(found[part][name], 3)} ({together[part][name]:.3f})"
-            for name in ("accuracy", "specificity", "recall")
-        )
-    return WORDS["verdict"].format(ensemble=together, **values)
 
 
 def ranking_table(rows: list[dict[str, Any]]) -> Table:
