@@ -50,14 +50,14 @@ def leak_audit(
     checked, trained = {}, {}  # set -> images; weights and label -> set
     for k, name, label in itertools.product(range(trainings), generators, (0, 1)):
         made = SyntheticSet.checked(training_folder(root, k), name, radiographs, label, image_size)
-        if count := len(made.listed()):
-            other = trained.setdefault((made.listed()[0]["checkpoint"], label), made.folder)
+        if listed := made.listed():
+            other = trained.setdefault((listed[0]["checkpoint"], label), made.folder)
             if other != made.folder:
                 raise ValueError(
                     f"{other} and {made.folder} have the same weights; train {name} with --seed {k}"
                 )
-            check_not_real(made, count, real, image_size)
-            checked[str(made.folder.relative_to(root))] = count
+            check_not_real(made, image_size, real)
+            checked[str(made.folder.relative_to(root))] = len(listed)
     deck, unknown = radiographs.protocol == "deck", radiographs.count_unnamed()
     sentence = WORDS["leaks"].format(
         images=sum(map(len, radiographs.values())),
@@ -88,11 +88,9 @@ def real_images(radiographs: Radiographs, image_size: int) -> dict[str, tuple[st
     return found
 
 
-def check_not_real(
-    made: SyntheticSet, count: int, real: dict[str, tuple[str, str]], image_size: int
-) -> None:
-    """Raise ValueError if the pixels of one of ``count`` images are a key of ``real``."""
-    hashes = pixel_hashes(made.tensors(count, image_size).images)
+def check_not_real(made: SyntheticSet, image_size: int, real: dict[str, tuple[str, str]]) -> None:
+    """Raise ValueError if the pixels of an image are a key of ``real``, or if its file is gone."""
+    hashes = pixel_hashes(made.tensors(len(made.listed()), image_size).images)
     for record, key in zip(made.records, hashes):
         if key in real:
             file, split = real[key]

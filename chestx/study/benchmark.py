@@ -159,10 +159,10 @@ def fresh(work: Callable[..., Any], *arguments: Any) -> Any:
 def growth(split: datasets.Dataset, config: Any, run: Callable = fresh) -> list[dict[str, Any]]:
     """``cost`` at 1, 2, 4 times the images, then at ``SIDES``: each with p of cost ~ size^p."""
     epoch = TrainingConfig(1, batch_size=config.batch_size, ema_decay=config.ema_decay)
-    rows, counts, side = [], [k * len(split) for k in (1, 2, 4)], config.image_size
-    for grows, sizes in {"images": counts, "side": SIDES}.items():
-        cells = [(side, n) if grows == "images" else (n, counts[0]) for n in sizes]
-        found = [run(cost, split, *cell, config.block_out_channels, epoch) for cell in cells]
+    widths, rows, counts = config.block_out_channels, [], [k * len(split) for k in (1, 2, 4)]
+    more = [run(cost, split, config.image_size, count, widths, epoch) for count in counts]
+    larger = [run(cost, split, side, len(split), widths, epoch) for side in SIDES]
+    for grows, sizes, found in (("images", counts, more), ("side", SIDES, larger)):
         for what, costs in zip(("s to read", "s to train an epoch", "MB"), zip(*found)):
             p = float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])  # least squares
             shown = [float(f"{value:.3g}") for value in costs]

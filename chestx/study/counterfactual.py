@@ -29,6 +29,7 @@ COUNTERFACTUAL = 3000  # keeps this noise apart from that of the synthetic sets
 STEPS = 20  # of the whole way from T; from t on there are fewer
 MAP = "mean |difference|"
 GREY = {"mean of pixels": torch.mean, "sd of pixels": torch.std}
+Scores = dict[str, dict[str, np.ndarray]]  # name -> split -> (N,)
 
 
 @dataclasses.dataclass
@@ -68,15 +69,14 @@ def healthy_twins(
     """
     pipeline.scheduler.set_timesteps(STEPS)
     steps = pipeline.scheduler.timesteps.tolist()
-    way = steps[steps.index(timestep) :] if timestep in steps else []
-    if not way:
+    if timestep not in steps:
         raise ValueError(f"{timestep=}; choose from {steps}")
-    made = []
+    way, made = steps[steps.index(timestep) :], []
     for indices in torch.arange(len(images)).split(32):
         batch, count = images[indices], len(indices)
         streams = [generator_for(seed, COUNTERFACTUAL, int(index)) for index in indices]
         noise = randn_tensor(batch.shape, streams)
-        noisy = pipeline.scheduler.add_noise(batch, noise, torch.tensor(way[:1] * count))
+        noisy = pipeline.scheduler.add_noise(batch, noise, torch.full((count,), timestep))
         labels = [label] * count if takes_class_labels(pipeline.unet) else None
         made += pipeline.sample(count, labels, STEPS, streams, latents=noisy, timesteps=way).cpu()
     return torch.stack(made)
@@ -87,7 +87,7 @@ def map_scores(images: torch.Tensor, twins: torch.Tensor) -> np.ndarray:
     return (images - twins).abs().mean((1, 2, 3)).numpy()
 
 
-def grey_scores(found: dict[str, Chests]) -> dict[str, dict[str, np.ndarray]]:
+def grey_scores(found: dict[str, Chests]) -> Scores:
     """Mean and standard deviation of the pixels of each image, by name and split.
 
     Whether a high or a low one counts as sick is what the validation images say.
@@ -100,10 +100,8 @@ def grey_scores(found: dict[str, Chests]) -> dict[str, dict[str, np.ndarray]]:
     return scores
 
 
-def judged(
-    found: dict[str, Chests], scores: dict[str, dict[str, np.ndarray]]
-) -> tuple[dict[str, Any], dict[str, Exhibit]]:
-    """(AUROCs, exhibits): how well every score of ``scores``, by name and split, tells the classes.
+def judged(found: dict[str, Chests], scores: Scores) -> tuple[dict[str, Any], dict[str, Exhibit]]:
+    """(AUROCs, exhibits): how well every one of ``scores`` tells the classes.
 
     Intervals on the reference split are by patient. The rival of the map is the grey value that
     tells most on validation.
@@ -120,7 +118,7 @@ def judged(
     gain = contrast(draws, MAP, rival)
     says = WORDS["beats" if gain["verdict"] == "better" else "fails"]
     text = WORDS["said"].format(says=says, rival=rival, **gain)
-    counts = {"validation": len(validation.sick), "reference": len(own.sick)}
+    counts = {split: len(chests.sick) for split, chests in found.items()}
     cells = [{"score": name, **row} for name, row in aurocs.items()]
     table = worded_table(WORDS["scores"], cells, **counts)
     return {"auroc": aurocs, "contrast": gain, "verdict": text}, {"said": text, "scores": table}

@@ -39,10 +39,9 @@ def evaluate(
         judge = Judge.of(extract, real, count)
         features = {which: judge.space(images) for which, images in made.items()}
         spaces[name] = space_scores(judge, real, features, neighbours)
+        held_out = judge.real["reference"]
         features = {UNSEEN: judge.real["validation"], **features}
-        copies[name] = memorised(
-            features, judge.space.real, judge.real["reference"], feature_distances
-        )
+        copies[name] = memorised(features, judge.space.real, held_out, feature_distances)
         for which, row in spaces[name]["rows"].items():
             print(f"{title(name)}, {title(which)}: KID {row['kid']['kid']:.3f}")
     for which, row in copies["pixels"].items():

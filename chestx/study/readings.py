@@ -28,16 +28,14 @@ def keep(root: Path, units: list[Unit], folder: Path, patients: list[str]) -> No
     """
     if not processes().is_main_process:
         return
-    folder, about = Path(folder), {"labels": np.array(units[0]["labels"]["test"], dtype=np.int8)}
-    about["patients"] = np.array(patients)
-    scores = load_scores(folder)
-    for name, ours in about.items():
+    folder, scores = Path(folder), load_scores(folder)
+    labels = np.array(units[0]["labels"]["test"], dtype=np.int8)
+    for name, ours in {"labels": labels, "patients": np.array(patients)}.items():
         if not np.array_equal(scores.setdefault(name, ours), ours):
             raise ValueError(f"{folder} holds scores of other test images; choose another folder")
     for unit in units:
-        log_odds = np.array(unit["log_odds"]["test"], dtype=np.float32)
-        key = (unit["protocol"], unit["arm"], str(unit["seed"]), unit["fingerprint"])
-        scores["/".join(key)] = log_odds
+        key = "{protocol}/{arm}/{seed}/{fingerprint}".format(**unit)
+        scores[key] = np.array(unit["log_odds"]["test"], dtype=np.float32)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **scores)
     files.write_bytes(folder / "scores.npz", buffer.getvalue())
