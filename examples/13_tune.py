@@ -27,9 +27,9 @@ ALL = tuple(recipes.RECIPES)
 @dataclasses.dataclass
 class Config(CommonConfig):
     recipes: tuple[str, ...] = option(("plain", "base"), "in RECIPES", laptop=ALL, slides=ALL)
-    keep: tuple[int, ...] = option((2, 1), "recipes per round", laptop=(99, 3), slides=(99, 3))
-    steps: tuple[int, ...] = option((20, 40), "per round", laptop=(800, 2400), slides=(800, 2400))
-    seeds: tuple[int, ...] = option((1, 2), "seeds per round", laptop=(1, 2), slides=(1, 2))
+    keep: tuple[int, ...] = option((2, 1), "recipes per round", laptop=(99, 2), slides=(99, 2))
+    steps: tuple[int, ...] = option((20, 40), "per round", laptop=(1200, 4800), slides=(1200, 4800))
+    seeds: tuple[int, ...] = option((1, 2), "seeds per round", laptop=(3, 3), slides=(3, 3))
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "", laptop="bf16", slides="bf16")
     final: bool = option(False, "no search: train the chosen recipe and read test", decides=False)
     recipe_file: str = option("", "for --final; default: examples/recipe.json", decides=False)

@@ -29,6 +29,7 @@ from chestx.study.tuning import SHIFTS
 ROOT = Path(__file__).parents[1]
 DATA = {"limit": 60, "num_phantoms": 160}
 TINY = DATA | {"image_size": 16, "steps": (3, 6), "keep": (2, 1), "seeds": (1, 2)}
+OVERSAMPLED = dataclasses.replace(recipes.BASE, class_weights=False, adds="duplicates")
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,13 @@ def test_the_committed_recipe_is_the_first_of_its_search():
     assert content["name"] == max(longest, key=lambda row: row["criterion"]["mean"])["name"]
 
 
+def test_the_readme_has_the_ranking_of_the_search():
+    text = (ROOT / "examples" / "README.md").read_text()
+    ranking = tuning.ranking_table(files.read_json(ROOT / "examples" / "recipe.json")["ranking"])
+    for row in ranking.rows:
+        assert f"| {' | '.join(map(str, row))} |" in text
+
+
 @pytest.mark.real_data
 def test_the_committed_recipe_opens_for_the_images_it_was_searched_on(
     example, real_folder, tmp_path
@@ -203,8 +211,9 @@ def test_the_committed_recipe_opens_for_the_images_it_was_searched_on(
     assert recipes.load_recipe(path, own).adds == "ddpm_mended"
 
 
-def test_the_inputs_of_a_search_are_the_sets_too(example, tmp_path):
+def test_the_inputs_of_a_search_are_the_sets_too(example, monkeypatch):
     """Images made anew are another search."""
+    monkeypatch.setitem(recipes.RECIPES, "oversampled", OVERSAMPLED)
     config = example.Config(**defaults(example.Config) | TINY | {"recipes": ("oversampled",)})
     _, added = config.inputs(load_radiographs("phantom", **DATA))["oversampled"]
     assert added["num_duplicates"] > 0
@@ -223,12 +232,13 @@ def test_other_shifts_are_another_search(example, searched, monkeypatch):
         run(example, searched[0])
 
 
-def test_the_readme_says_what_test_said():
-    said = files.read_json(ROOT / "examples" / "recipe_verdict.json")
+@pytest.mark.parametrize("search", ["", "_1"])
+def test_the_readme_says_what_test_said(search):
+    said = files.read_json(ROOT / "examples" / f"recipe_verdict{search}.json")
     page = (ROOT / "examples" / "README.md").read_text()
     text = " ".join(re.sub(r"^> ", "", page, flags=re.M).split())
     assert said["verdict"] in text
-    committed = files.read_json(ROOT / "examples" / "recipe.json")
+    committed = files.read_json(ROOT / "examples" / f"recipe{search}.json")
     assert said["arm"] == committed["arm"]  # and it is the committed one that was tested
 
 
@@ -322,13 +332,15 @@ def test_normalized_images_forget_exposure():
         assert moved < 0.25 * (images - dimmer).abs().mean()
 
 
-def test_the_local_mean_is_that_of_a_square_cut_at_the_border():
+@pytest.mark.parametrize(("name", "wide"), [("local", 9), ("local_fine", 5), ("local_coarse", 17)])
+def test_the_local_mean_is_that_of_a_square_cut_at_the_border(name, wide):
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
     mean, square = (
-        F.avg_pool2d(x, 9, 1, 4, count_include_pad=False) for x in (images, images.square())
+        F.avg_pool2d(x, wide, 1, wide // 2, count_include_pad=False)
+        for x in (images, images.square())
     )
     expected = (images - mean) / (3 * (square - mean.square()).sqrt() + 0.1)
-    assert torch.allclose(NORMALIZE["local"](images), expected.clamp(-1, 1), atol=1e-5)
+    assert torch.allclose(NORMALIZE[name](images), expected.clamp(-1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plain", "base", "oversampled"])
@@ -336,7 +348,8 @@ def test_balance_reaches_the_loss_or_the_images(name, tmp_path, monkeypatch):
     config = CommonConfig(image_size=16, mixed_precision="bf16", output_dir=str(tmp_path))
     own = Experiment(config, load_radiographs("phantom", **DATA))
     changes = {"framing": 2.0, "label_smoothing": 0.1, "weight_decay": 0.5, "num_steps": 7}
-    arm, seen = dataclasses.replace(recipes.RECIPES[name], **changes), {}
+    arm = (recipes.RECIPES | {"oversampled": OVERSAMPLED})[name]
+    arm, seen = dataclasses.replace(arm, **changes), {}
 
     def spy(model, loss, data, config, *args, **kwargs):
         seen.update(loss=loss, data=data, config=config, model=model)
@@ -355,7 +368,9 @@ def test_balance_reaches_the_loss_or_the_images(name, tmp_path, monkeypatch):
     assert isinstance(seen["model"], ChestCNN)
     batch = data[[0, 1]]["images"]
     assert not torch.equal(loss.augment(batch), batch)
-    assert torch.equal(dataclasses.replace(arm, framing=0.0).augment(batch), batch)
+    assert torch.equal(
+        dataclasses.replace(arm, framing=0.0, normalize="none").augment(batch), batch
+    )
 
 
 def test_unknown_names_are_refused(example, tmp_path):

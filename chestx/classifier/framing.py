@@ -5,6 +5,7 @@ brightness, but no flips (the heart is on the left) and no crops that lose a lun
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -47,10 +48,13 @@ def standardized(batch: torch.Tensor) -> torch.Tensor:
     return ((batch - mean) / (2 * sd + 1e-3)).clamp(-1, 1)
 
 
-def locally_normalized(batch: torch.Tensor) -> torch.Tensor:
-    """Every pixel minus its neighbourhood's mean, by its deviation; a quarter of the side wide."""
+def locally_normalized(batch: torch.Tensor, reach: float = 1 / 8) -> torch.Tensor:
+    """Every pixel minus its neighbourhood's mean, by its deviation.
+
+    ``reach`` is how far that goes each way, as a share of the side: 17 of 64 pixels for 1/8.
+    """
     place = torch.arange(batch.shape[-1], device=batch.device)
-    near = ((place[:, None] - place).abs() <= len(place) // 8).to(batch)
+    near = ((place[:, None] - place).abs() <= len(place) * reach).to(batch)
     near /= near.sum(1, keepdim=True)  # W x W^T is the mean over a square, cut at the border
     mean, square = near @ batch @ near.T, near @ batch**2 @ near.T
     return ((batch - mean) / (3 * (square - mean**2).clamp(min=0).sqrt() + 0.1)).clamp(-1, 1)
@@ -60,4 +64,6 @@ NORMALIZE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda batch: batch,
     "standardize": standardized,
     "local": locally_normalized,
+    "local_fine": functools.partial(locally_normalized, reach=1 / 16),
+    "local_coarse": functools.partial(locally_normalized, reach=1 / 4),
 }

@@ -8,31 +8,24 @@ from chestx import files
 from chestx.classifier.arms import BEST, Arm
 from chestx.classifier.experiment import Experiment
 
-PLAIN = Arm(batch_size=64, lr_scheduler="cosine", lr_warmup_steps=50)
-BASE = replace(PLAIN, framing=1.5, class_weights=True)
-LOCAL_FAST = replace(BASE, normalize="local", learning_rate=3e-3)
-LOCAL_FAST_SYNTHETIC = replace(LOCAL_FAST, class_weights=False, adds=BEST)
-RECIPES = {  # first one thing at a time ...
+BASE = Arm(
+    framing=1.5,
+    normalize="local",
+    class_weights=True,
+    batch_size=64,
+    learning_rate=3e-3,
+    lr_scheduler="cosine",
+    lr_warmup_steps=50,
+)
+SYNTHETIC = replace(BASE, class_weights=False, adds=BEST)
+RECIPES = {  # one thing at a time, without and with synthetic images
+    "plain": replace(BASE, framing=0.0, normalize="none", class_weights=False),
     "base": BASE,
-    "framing_25": replace(BASE, framing=2.5),
-    "local": replace(BASE, normalize="local"),
-    "standardized": replace(BASE, normalize="standardize"),
-    "fast": replace(BASE, learning_rate=3e-3),
-    "smoothed": replace(BASE, label_smoothing=0.1),
-    "oversampled": replace(BASE, class_weights=False, adds="duplicates"),
-    "decayed": replace(BASE, weight_decay=0.3),
-    "framing_1": replace(BASE, framing=1.0),
-    "averaged": replace(BASE, ema_decay=0.995),
-    "synthetic": replace(BASE, class_weights=False, adds=BEST),
-    "plain": PLAIN,
-    # ... then what helped most together.
-    "local_fast": LOCAL_FAST,
-    "local_fast_smoothed": replace(LOCAL_FAST, label_smoothing=0.1),
-    "local_fast_synthetic": LOCAL_FAST_SYNTHETIC,
-    "local_fast_framing_1": replace(LOCAL_FAST, framing=1.0),
-    "local_fast_framing_2": replace(LOCAL_FAST, framing=2.0),
-    "local_fast_synthetic_smoothed": replace(LOCAL_FAST_SYNTHETIC, label_smoothing=0.1),
-    "local_faster_synthetic": replace(LOCAL_FAST_SYNTHETIC, learning_rate=6e-3),
+    "base_fine": replace(BASE, normalize="local_fine"),
+    "base_coarse": replace(BASE, normalize="local_coarse"),
+    "base_framing_1": replace(BASE, framing=1.0),
+    "synthetic": SYNTHETIC,
+    "synthetic_fine": replace(SYNTHETIC, normalize="local_fine"),
 }
 
 
@@ -80,6 +73,4 @@ def load_recipe(path: Path, experiment: Experiment) -> Arm:
         if content[key] != here
     ]:
         raise ValueError(f"{path} was searched for something else ({'; '.join(differ)}); {again}")
-    own = dict(content["arm"])
-    own.pop("pretrain", None)  # an option that is gone; no recipe of the committed search had it
-    return Arm("recipe", **own)
+    return Arm("recipe", **content["arm"])
