@@ -7,7 +7,7 @@
 The search sees train and validation alone: every recipe is judged on validation images under
 sixteen systematic shifts, the best go on with more steps and seeds. It leaves `tuning/recipe.json`;
 copied to `examples/recipe.json` and committed, that is what `--final` trains with ten new seeds.
-Expect half a minute with `--preset quick`; with `laptop` an hour, and 16 minutes for `--final`.
+Expect half a minute with `--preset quick`; with `laptop` an hour, and as long for `--final`.
 """
 
 import dataclasses

@@ -265,6 +265,21 @@ def test_the_two_sizes_are_compared_by_what_was_measured():
         (row,) = [row for row in rows["random_vgg16"]["rows"] if row[0] == "DDPM mended"]
         shares.append(row[2].replace("%", " %"))
     assert "({} here, {} there)".format(*shares) in one_line(EXAMPLES)
+    kept = []
+    for preset in ("laptop128", "laptop"):
+        rows = files.read_json(ROOT / f"examples/results/{preset}/evaluation.json")["exhibits"]
+        spread = {row[0]: float(row[2]) for row in rows["greys"]["rows"]}
+        kept.append(round(100 * spread["DDPM (deck's schedule)"] / spread["reference images"]))
+    said = "It keeps {} % of the reference images' spread of brightness here, {} % at 64 x 64"
+    assert said.format(*kept) in one_line(EXAMPLES)
+    twin = files.read_json(ROOT / "examples/results/laptop128/twin.json")["kept"]
+    shares = [round(100 * twin[side]["sde-dpmsolver++, 20"]) for side in ("128", "64")]
+    assert "from training images alone, says {} % and {} %".format(*shares) in one_line(EXAMPLES)
+    stopped = files.read_json(ROOT / "examples/results/laptop128/ddpm_stopped.json")
+    last, peak = stopped["losses"][-1], stopped["config"]["learning_rate"]
+    rate = f"{last['lr'] / peak:.0%}".replace("%", " %")
+    said = f"stopped after {last['epoch']} of its 40 epochs for want of time, at {rate} of the peak"
+    assert said in one_line(EXAMPLES)
     trained = files.read_json(ROOT / "examples/results/laptop128/ddpm_mended.json")
     assert 5400 < trained["seconds"] < 7200 and "under two hours" in one_line(EXAMPLES)
 
