@@ -1,9 +1,9 @@
 """The best honest recipe for the deck's CNN: searched on shifted validation images, then tested.
 
-A recipe is an ``Arm``. The criterion was fixed before anything was trained. Test images are framed
-otherwise than train images, so plain validation (0.96 and more) says little about them. Every
-validation image is therefore shown in all of ``SHIFTS``, systematic and mostly stronger than the
-training augmentation and outside it (black borders, gamma, blur), and all copies are judged
+A recipe is an ``Arm``. The criterion was fixed before the first search. Test images are framed
+otherwise than train images, so plain validation (AUROC 0.995 and more) says little about them.
+Every validation image is therefore shown in all of ``SHIFTS``, systematic and mostly stronger than
+the training augmentation and outside it (black borders, gamma, blur), and all copies are judged
 *pooled*: is a PNEUMONIA under any shift scored above a NORMAL under any other, at one threshold for
 all? Who takes framing for a sign of disease fails. Test is read by ``final_unit`` alone.
 """
