@@ -197,6 +197,24 @@ def test_the_readme_has_the_ranking_of_the_search():
         assert f"| {' | '.join(map(str, row))} |" in text
 
 
+def test_what_the_readme_says_of_the_search_follows_from_it():
+    text = " ".join((ROOT / "examples" / "README.md").read_text().split())
+    rows = files.read_json(ROOT / "examples" / "recipe.json")["ranking"]
+    found = {(row["name"], row["arm"]["num_steps"]): row["criterion"]["mean"] for row in rows}
+    base, fine, best = (found[name, 1200] for name in ("base", "base_fine", "synthetic"))
+    long, plain = found["synthetic", 4800], found["base_fine", 4800]
+    longer = f"by {plain - fine:.3f} without synthetic images and by {long - best:.3f} with them"
+    assert longer in text
+    gain = found["synthetic_fine", 1200] - fine
+    assert f"gain {best - base:.3f}, with the smallest window {gain:.3f};" in text
+    assert f"are {long - plain:.3f} apart" in text
+    kept = files.read_json(ROOT / "examples/results/laptop/recipe_trials.json")["trials"]
+    for trial in kept.values():
+        assert (
+            f"({trial['criterion']:.3f}" in text or f"criterion {trial['criterion']:.3f})" in text
+        )
+
+
 @pytest.mark.real_data
 def test_the_committed_recipe_opens_for_the_images_it_was_searched_on(
     example, real_folder, tmp_path
