@@ -169,9 +169,8 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Server]:
 
     def answer(handler: Handler) -> None:
         if mode := re.fullmatch(r"/breaks/(.*)", handler.place):
-            handler.send(200, b"")
             handler.server.breaks, handler.server.broken = mode[1], False
-            return None
+            return handler.send(200, b"")  # who asked goes on with this answer: it comes last
         api = re.fullmatch(
             r"/api/datasets/([^/]+/[^/]+)/(\w+|paths-info)/([^/]+)(/.*)?", handler.place
         )
