@@ -30,7 +30,7 @@ class Config(CommonConfig):
     num_seeds: int = option(2, "seeds per arm, counted from --seed", laptop=10, slides=10)
     num_trainings: int = option(1, "of the generators, so many seeds for each; see README")
     num_seeds_deck: int = option(2, "seeds under the deck's protocol", laptop=5, slides=10)
-    num_steps: int = option(250, "optimizer steps under fair", laptop=1200, slides=1200)
+    num_steps: int = option(200, "optimizer steps under fair", laptop=1200, slides=1200)
     num_epochs: int = option(5, "epochs under the deck's protocol")
     num_epochs_ddpm: int = option(3, "epochs of the DDPM arms under the deck's protocol")
     keep_in: str = option("", "add readings of test and scores to this folder", decides=False)
