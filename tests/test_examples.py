@@ -578,7 +578,7 @@ def test_wrong_flags_end_with_a_clear_line(flags, says, monkeypatch, capsys):
 
 
 @pytest.mark.real_data
-def test_the_chain_runs_on_real_images(real_folder, tmp_path):
+def test_the_chain_runs_on_real_images(real_folder, tmp_path, no_pictures):
     common = defaults(CommonConfig) | {"data": str(real_folder), "limit": 80, "resume": True}
     common["output_dir"] = str(tmp_path)
     load("run_all").main(CommonConfig(**common), **TINY)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.linalg import eigvalsh, qr
 from pytorch_msssim import ms_ssim
-from scipy.linalg import svdvals
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
@@ -134,15 +134,19 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
 
     ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2), Heusel et al. 2017,
     arXiv:1706.08500. The last trace is the sum of the singular values of X Y^T / sqrt((m-1)(n-1)),
-    both centred, which needs no root of a d x d matrix of deficient rank. With fewer images than
-    dimensions FID is large for equal distributions, too: compare it at equal m and n alone.
+    both centred, the roots of the eigenvalues of this times its transpose: that needs no root of a
+    d x d matrix of deficient rank. With fewer images than dimensions FID is large for equal
+    distributions, too: compare it at equal m and n alone.
     """
     _require(x, y, 2)
     x, y = (f.double().numpy() for f in (x, y))
     difference = x.mean(0) - y.mean(0)
-    x, y = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y))
-    traces = np.square(x).sum() + np.square(y).sum()
-    return float(difference @ difference + traces - 2 * svdvals(x @ y.T).sum())
+    x, y = sorted(((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y)), key=len)
+    if len(x) > x.shape[1]:
+        x, y = (qr(f, "r") for f in (x, y))  # R^T R is f^T f
+    across, traces = x @ y.T, np.square(x).sum() + np.square(y).sum()
+    root = np.sqrt(eigvalsh(across @ across.T).clip(min=0)).sum()
+    return float(difference @ difference + traces - 2 * root)
 
 
 def fid_interval(
