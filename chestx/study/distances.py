@@ -150,10 +150,7 @@ def fid(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def fid_interval(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    x_patients: Patients = None,
-    y_patients: Patients = None,
+    x: torch.Tensor, y: torch.Tensor, x_patients: Patients = None, y_patients: Patients = None
 ) -> dict[str, float]:
     """FID, standard error and 95 % interval, by the jackknife over 20 groups of images per side.
 
@@ -200,10 +197,7 @@ def precision_to_coverage(real: torch.Tensor, made: torch.Tensor, k: int = 5) ->
 
 
 def real_or_made(
-    real: torch.Tensor,
-    made: torch.Tensor,
-    patients: list[str],
-    made_patients: list[str] | None = None,
+    real: torch.Tensor, made: torch.Tensor, patients: list[str], made_patients: Patients = None
 ) -> float:
     """AUROC of a logistic regression that tells ``made`` features (n, d) from ``real`` ones (m, d).
 
