@@ -35,7 +35,7 @@ def option(default: Any, help: str, *, decides: bool = True, **presets: Any) -> 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class RunConfig:
     """What loading data and training both ask."""
 

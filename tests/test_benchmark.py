@@ -140,7 +140,8 @@ def test_ratios_are_those_within_a_turn_and_who_starts_changes(monkeypatch):
 
 
 def test_exponents_of_growth(split):
-    def run(cost, split, size, count, *rest):
+    def run(cost, split, size, count, widths, training):
+        assert (training.num_epochs, training.seed) == (1, 0)
         return [1e-3 * count, 1e-6 * count * size**2, 5 + 0 * size]
 
     config = SimpleNamespace(
@@ -162,7 +163,7 @@ def test_a_fresh_process_does_not_inherit_the_peak():
 def test_cost_reads_and_trains_on_as_many_images_as_asked(split, monkeypatch):
     seen = []
     monkeypatch.setattr(benchmark, "trained", lambda unet, loss, data, config: seen.append(data))
-    read, epoch, added = benchmark.cost(split, 16, 30, (32, 32), TrainingConfig(1))
+    read, epoch, added = benchmark.cost(split, 16, 30, (32, 32), TrainingConfig())
     assert seen[0].images.shape == (30, 1, 16, 16)
     assert torch.equal(seen[0].images[24:], seen[0].images[:6])
     assert min(read, epoch, added) > 0

@@ -18,6 +18,7 @@ from chestx.config import (
     seed_sequence,
 )
 from chestx.step import run_script, settings
+from chestx.training import TrainingConfig
 
 
 @dataclasses.dataclass
@@ -153,3 +154,9 @@ def test_an_interruption_says_how_to_go_on(number, code, capsys):
         run_script(lambda: signal.raise_signal(number))
     assert exit_info.value.code == code
     assert f"stopped by {number.name}; the same command with --resume" in capsys.readouterr().err
+
+
+def test_settings_are_named_not_counted():
+    """The first of a ``TrainingConfig`` is the seed, not the number of epochs."""
+    with pytest.raises(TypeError):
+        TrainingConfig(1)

@@ -275,13 +275,12 @@ def test_the_two_sizes_are_compared_by_what_was_measured():
     twin = files.read_json(ROOT / "examples/results/laptop128/twin.json")["kept"]
     shares = [round(100 * twin[side]["sde-dpmsolver++, 20"]) for side in ("128", "64")]
     assert "from training images alone, says {} % and {} %".format(*shares) in one_line(EXAMPLES)
-    stopped = files.read_json(ROOT / "examples/results/laptop128/ddpm_stopped.json")
-    last, peak = stopped["losses"][-1], stopped["config"]["learning_rate"]
-    rate = f"{last['lr'] / peak:.0%}".replace("%", " %")
-    said = f"stopped after {last['epoch']} of its 40 epochs for want of time, at {rate} of the peak"
-    assert said in one_line(EXAMPLES)
     trained = files.read_json(ROOT / "examples/results/laptop128/ddpm_mended.json")
     assert 5400 < trained["seconds"] < 7200 and "under two hours" in one_line(EXAMPLES)
+    for name, said in {"ddpm": 40, "ddpm_mended": 40, "cvae": 40, "enhanced_cvae": 30}.items():
+        made = files.read_json(ROOT / f"examples/results/laptop128/{name}.json")["config"]
+        assert (made["image_size"], made["num_epochs"]) == (128, said)
+    assert "CVAE for 40 epochs, the enhanced one for 30" in one_line(EXAMPLES)
 
 
 def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():

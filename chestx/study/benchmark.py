@@ -158,7 +158,7 @@ def fresh(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def growth(split: datasets.Dataset, config: Any, run: Callable = fresh) -> list[dict[str, Any]]:
     """``cost`` at 1, 2, 4 times the images, then at ``SIDES``: each with p of cost ~ size^p."""
-    epoch = TrainingConfig(1, batch_size=config.batch_size, ema_decay=config.ema_decay)
+    epoch = TrainingConfig(num_epochs=1, batch_size=config.batch_size, ema_decay=config.ema_decay)
     widths, rows, counts = config.block_out_channels, [], [k * len(split) for k in (1, 2, 4)]
     more = [run(cost, split, config.image_size, count, widths, epoch) for count in counts]
     larger = [run(cost, split, side, len(split), widths, epoch) for side in SIDES]

@@ -9,7 +9,7 @@ from accelerate.tracking import get_available_trackers
 from chestx.config import RunConfig, option, processes
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class TrainingConfig(RunConfig):
     """How to train, the same for every model; a script's ``Config`` inherits these as flags."""
 
