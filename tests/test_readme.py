@@ -259,18 +259,21 @@ def test_what_is_said_of_the_simulation_stands_in_its_table():
 
 
 def test_the_two_sizes_are_compared_by_what_was_measured():
-    shares = []
+    shares = {}
     for preset in ("laptop128", "laptop"):
         rows = files.read_json(ROOT / f"examples/results/{preset}/evaluation.json")["exhibits"]
-        (row,) = [row for row in rows["random_vgg16"]["rows"] if row[0] == "DDPM mended"]
-        shares.append(row[2].replace("%", " %"))
-    assert "({} here, {} there)".format(*shares) in one_line(EXAMPLES)
+        share = {row[0]: row[2].replace("%", " %") for row in rows["random_vgg16"]["rows"]}
+        shares[preset] = share["DDPM mended"], share["CVAE"], share["enhanced CVAE"]
+    here, there = shares.values()
+    assert f"({here[0]} here, {there[0]} there)" in one_line(EXAMPLES)
+    said = "is {1} and {2} here".format(*here) + ", {1} and {2} at 64 x 64".format(*there)
+    assert said in one_line(EXAMPLES)
     kept = []
     for preset in ("laptop128", "laptop"):
         rows = files.read_json(ROOT / f"examples/results/{preset}/evaluation.json")["exhibits"]
         spread = {row[0]: float(row[2]) for row in rows["greys"]["rows"]}
         kept.append(round(100 * spread["DDPM (deck's schedule)"] / spread["reference images"]))
-    said = "It keeps {} % of the reference images' spread of brightness here, {} % at 64 x 64"
+    said = "keeps {} % of the reference images' spread of brightness here, {} % at 64 x 64"
     assert said.format(*kept) in one_line(EXAMPLES)
     twin = files.read_json(ROOT / "examples/results/laptop128/twin.json")["kept"]
     shares = [round(100 * twin[side]["sde-dpmsolver++, 20"]) for side in ("128", "64")]
