@@ -286,6 +286,19 @@ def test_the_two_sizes_are_compared_by_what_was_measured():
     assert "CVAE for 40 epochs, the enhanced one for 30" in one_line(EXAMPLES)
 
 
+def test_neither_steps_nor_weights_do_what_framing_does():
+    name = "comparison-fair-original_class_weights_classical_longer"
+    kept = files.read_json(ROOT / f"examples/results/laptop/{name}.json")
+    gain = {row[0]: row[2] for row in kept["exhibits"]["contrasts"]["rows"] if row[1] == "AUROC"}
+    longer, weighted = gain["original, twice the steps"], gain["class weights"]
+    assert not {"↑", "↓", "="} & {*longer, *weighted}
+    most = max(text.split()[-1].rstrip("]") for text in (longer, weighted))
+    framed = gain["classical augmentation"].split()[0]
+    assert f"{most} of AUROC at most, is less than half of the {framed}" in one_line(EXAMPLES)
+    assert 0 < 2 * float(most) < float(framed)
+    assert kept["config"]["num_seeds"] == 8 and "with eight of its seeds" in one_line(EXAMPLES)
+
+
 def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
     verdict = json.loads((ROOT / "examples/recipe_verdict_1.json").read_text())["verdict"]
     area = float(re.search(r"AUROC (\S+)", verdict)[1])
