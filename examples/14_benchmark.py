@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 torchrun --standalone --nproc_per_node 2 examples/14_benchmark.py
 
 Images per second of four models and three samplers, with one batch for all processes together; one
-process also takes turns with plain scripts. Times of this script were not measured in full yet.
+process also takes turns with plain scripts. A quarter of an hour with laptop, 96 images, --scaling.
 """
 
 import dataclasses

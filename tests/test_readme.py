@@ -299,6 +299,24 @@ def test_neither_steps_nor_weights_do_what_framing_does():
     assert kept["config"]["num_seeds"] == 8 and "with eight of its seeds" in one_line(EXAMPLES)
 
 
+def test_a_hundred_thousand_images_follow_from_what_was_measured():
+    kept = files.read_json(ROOT / "examples/results/laptop/benchmark-processes_1.json")["exhibits"]
+    rows = {row[0]: (json.loads(row[1]), float(row[2])) for row in kept["growth"]["rows"]}
+    (*_, last), p = rows["s to train an epoch; images [96, 192, 384]"]
+    linear, by_exponent = last * 1e5 / 384 / 3600, last * (1e5 / 384) ** p / 3600
+    said = (
+        f"takes {linear:.1f} hours at 64 x 64 on one such core, {by_exponent:.1f} by the exponent"
+    )
+    assert said in one_line(PACKAGE)
+    _, p = rows["s to train an epoch; side [64, 128, 256]"]
+    assert f"{2**p:.1f} times that at 128 x 128" in one_line(PACKAGE)
+    assert f"40 epochs are {40 * linear / 24:.0f} days" in one_line(PACKAGE)
+    assert 40 * linear / 12 / 8 < 1.1  # a night of twelve hours
+    times = {row[0].split(":")[0]: float(row[2].split()[0]) for row in kept["pairs"]["rows"]}
+    both = times["sample"] * times["these 10 steps"]
+    assert f"about {both:.0f} times as fast as the 200" in one_line(PACKAGE)
+
+
 def test_the_standard_error_of_the_recipe_is_that_over_the_test_images():
     verdict = json.loads((ROOT / "examples/recipe_verdict_1.json").read_text())["verdict"]
     area = float(re.search(r"AUROC (\S+)", verdict)[1])
