@@ -2,6 +2,7 @@
 
     python .ci/results.py keep outputs/laptop laptop   # into examples/results/laptop
     python .ci/results.py fill                         # the tables of the three READMEs
+    python .ci/results.py rows outputs/laptop128 examples/figures/synthetic_128.png  # a picture
 
 Kept are tables and sentences, configuration, data, versions and run time of every step; no
 figure, for most show real radiographs. In a README the lines between
@@ -61,6 +62,25 @@ def filled(text: str) -> str:
     return PLACE.sub(place, text)
 
 
+def rows(output_dir: Path, picture: Path) -> None:
+    """Draw the first eight synthetic images of every generator that 06 left in ``output_dir``."""
+    import torch  # not at the top: a test fills the tables without them
+    from torchvision.io import decode_image
+
+    from chestx.exhibits import image_rows
+    from chestx.generators.registry import ARM_GENERATORS, GENERATORS
+    from chestx.radiographs.images import to_float
+
+    images = {}
+    for name in ARM_GENERATORS:
+        paths = sorted((output_dir / "synthetic" / name / "train").rglob("*.png"))[:8]
+        images[GENERATORS[name].title] = torch.stack([to_float(decode_image(p)) for p in paths])
+    data = json.loads((output_dir / "synthesis" / "fair" / "result.json").read_text())["data"]
+    figure = image_rows(images, data, "Synthetic radiographs: none of these chests exists")
+    about = {"Description": figure.get_supxlabel()}
+    figure.savefig(picture, dpi=100, bbox_inches="tight", facecolor="white", metadata=about)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["keep", folder, preset]:
@@ -68,5 +88,7 @@ if __name__ == "__main__":
         case ["fill"]:
             for readme in READMES:
                 readme.write_text(filled(readme.read_text()))
+        case ["rows", folder, picture]:
+            rows(Path(folder), Path(picture))
         case _:
             sys.exit(__doc__)
