@@ -131,12 +131,11 @@ def defaults(config_class: type, preset: str = "quick") -> dict[str, Any]:
 
 def parse(config_class: type, argv: list[str] | None = None, description: str = "") -> Any:
     """Read ``config_class`` from command-line flags (``sys.argv`` when ``argv`` is None)."""
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="quick", choices=PRESETS)
     values = defaults(config_class, first.parse_known_args(argv)[0].preset)
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         hint, presets = hints[field.name], field.metadata["presets"].items()

@@ -94,8 +94,9 @@ class Step:
         if processes().is_main_process:
             files.write_json(self.folder / "result.json", result)
         if self.seen:  # one sentence: what came out
-            first = next((e["file"] for e in result["exhibits"].values() if "file" in e), "")
-            print(f"Seen: {self.seen.rstrip('.')}. Open {self.root / 'figures' / first}")
+            first = next(e for e in result["exhibits"].values() if "file" in e)
+            print(f"Seen: {self.seen.rstrip('.')}. Open {self.root / 'figures' / first['file']}")
+            print(f"      {first['caption']}")
         processes().wait_for_everyone()
         return result
 

@@ -33,6 +33,9 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         print(f"{split:>12}: {counts}")
     smaller, missing = missing_images(data["train"]["label"])
     out.seen = f"{missing} {data.class_names[smaller]} images are missing for a balance"
+    if has_official:
+        _, more = missing_images(official["train"]["label"])
+        out.seen += f" of our train split, {more} of the official folder, which the figure shows"
 
     # 3. Look: the first images of each class.
     exhibits = {

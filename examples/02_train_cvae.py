@@ -3,7 +3,8 @@
     python examples/02_train_cvae.py
 
 The label goes into encoder and decoder; the loss is the negative ELBO in nats per image. Expect
-half a minute with `--preset quick`, ten minutes with `--preset laptop`: blurred chests; the blur
+half a minute with `--preset quick`, ten with `laptop`: blurred chests where z is drawn from what
+the encoder makes of the class, often none where z is drawn from N(0, I) (02_latents.png). The blur
 is the point, since the decoder returns the mean of p(x | z, y).
 """
 
@@ -67,9 +68,9 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
 
     # 4. What the slides show: samples while training, the loss, the label's say, the network.
     exhibits = {
+        "02_latents": training.latents(out, model, train_data, held_out),
         "02_cvae_labels": training.labels(out, model, held_out, data.class_names),
         "02_cvae_architecture": diagrams.cvae_diagram(model, out.about, "Conditional VAE"),
-        "02_latents": training.latents(out, model, train_data, held_out),
         **training.exhibits(out, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)

@@ -3,8 +3,8 @@
     python examples/03_train_enhanced_cvae.py
     python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0 --output-dir outputs/try
 
-Reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels; stops after
-three epochs without a better validation loss. Expect a minute with quick, an hour with laptop.
+The loss is reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels;
+three epochs without a better one on validation end it, not in quick. A minute, in laptop an hour.
 """
 
 import dataclasses
@@ -76,11 +76,11 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
     # 4. What the slides show: samples, the loss, what SSIM sees, the network, our choices.
     blocks = diagrams.cvae_diagram(model, out.about, "Enhanced conditional VAE")
     exhibits = {
+        "03_latents": training.latents(out, model, train_data, held_out),
         "03_ssim": training.ssim(out, data["train"], smaller),
         "03_enhanced_cvae_architecture": blocks,
         "03_residual_block": diagrams.residual_diagram(model, out.about),
         "settings": training.choices(config),
-        "03_latents": training.latents(out, model, train_data, held_out),
         **training.exhibits(out, model, history, len(train_data), LOSS),
     }
     return out.save(exhibits, seconds=history[-1]["seconds"], history=history)

@@ -4,8 +4,9 @@
     python examples/04_train_ddpm.py --generator ddpm_mended  # betas x 1000 / T, v-prediction
 
 The deck's betas leave 36 % of the signal's amplitude at T, yet sampling starts from noise (see 10):
-its images come out washed out, those of `ddpm_mended` with the right contrast. Expect a minute with
-`--preset quick`, 25 minutes with `--preset laptop`.
+its images come out washed out, those of `ddpm_mended` with the right contrast and mean brightness
+(of phantoms the table of 07 tells that, not the eye). Expect a minute with `--preset quick`, 25
+minutes with `--preset laptop`.
 """
 
 import dataclasses

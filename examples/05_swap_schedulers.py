@@ -4,9 +4,9 @@
     python examples/05_swap_schedulers.py --pretrained examples/pretrained/ddpm_mended_64
 
 First every sampler walks the Gaussian twin of the training images, whose exact denoiser needs no
-network. The samplers that come closest to the twin then paint with the trained DDPM; KID to the
-validation images decides. Expect a minute with `--preset quick`, ten with `--preset laptop`. With
-`--pretrained` every sampler paints a row to look at, and none is chosen.
+network. Those that come closest then paint with the trained DDPM: the cheapest that KID to the
+validation images does not tell from the best is recommended; KID to the reference split is shown.
+A minute with quick, ten with laptop. With `--pretrained` all paint a row, and none is chosen.
 """
 
 import dataclasses
@@ -68,11 +68,11 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         steps = twin.steps_within(sampler, budget)
         sample = load_generator(name, trained, sampler, steps).sample
         trials.append(samplers.measure(sample, judge, how, sampler, steps, budget))
-        print(f"{sampler:>22} {steps:3d} steps: {trials[-1].words()}")
+        print(f"{sampler:>22} {steps:3d} steps, reference: {trials[-1].words()}")
 
     # 4. The choice, on validation.
     best = samplers.recommend(trials, judge)
-    out.seen = f"recommended, by validation: {best.sampler}, {best.steps} steps; {best.words()}"
+    out.seen = f"cheapest of the best, by validation: {best.sampler} {best.steps}, {best.words()}"
     return out.save(
         {
             f"05_{name}_quality_time": samplers.quality_against_time(trials, judge, out.about),

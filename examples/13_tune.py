@@ -26,7 +26,7 @@ ALL = tuple(recipes.RECIPES)
 
 @dataclasses.dataclass
 class Config(CommonConfig):
-    recipes: tuple[str, ...] = option(("plain", "base"), "in RECIPES", laptop=ALL, slides=ALL)
+    recipes: tuple[str, ...] = option(("plain", "base"), "names of recipes", laptop=ALL, slides=ALL)
     keep: tuple[int, ...] = option((2, 1), "recipes per round", laptop=(99, 2), slides=(99, 2))
     steps: tuple[int, ...] = option((20, 40), "per round", laptop=(1200, 4800), slides=(1200, 4800))
     seeds: tuple[int, ...] = option((1, 2), "seeds per round", laptop=(3, 3), slides=(3, 3))

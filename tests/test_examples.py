@@ -560,7 +560,7 @@ def test_a_wrong_folder_ends_with_a_clear_line(tmp_path):
     command = [sys.executable, EXAMPLES / "01_explore_data.py", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "is no folder in Kaggle layout" in done.stderr
+    assert "folder is missing, or is no folder in Kaggle layout" in done.stderr
     assert "Traceback" not in done.stderr
 
 

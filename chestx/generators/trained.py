@@ -66,8 +66,8 @@ def read_result(name: str, folder: Path) -> dict[str, Any]:
         raise ValueError(f"generator={name!r} is unknown; choose one of {tuple(GENERATORS)}")
     if not (folder / "result.json").exists():
         raise FileNotFoundError(
-            f"{folder} holds no finished {name}; run `python examples/{GENERATORS[name].script}` "
-            f"first, with --output-dir {folder.parent}"
+            f"{folder.absolute()} holds no finished {name}; run `python examples/"
+            f"{GENERATORS[name].script}` first, with --output-dir {folder.parent}"
         )
     return files.read_json(folder / "result.json")
 

@@ -78,8 +78,8 @@ def find_parts(folder: Path, classes: tuple[str, ...] = ()) -> tuple[Path, dict[
         if len(names) > 1 and (classes or names != set(CLASS_NAMES)):
             return root, parts
     raise FileNotFoundError(
-        f"{folder} is no folder in Kaggle layout (train/, val/ and test/, each with NORMAL/ and "
-        f"PNEUMONIA/, directly or one level deeper), nor one with other class folders; give --data "
+        f"{folder} is missing, or is no folder in Kaggle layout (train/, val/ and test/, each with "
+        f"NORMAL/ and PNEUMONIA/, directly or one level deeper) or with other classes; give --data "
         f"phantom, hub, kaggle or such a folder, the one above train. If it is no copy of Kaggle's "
         f"set but has its class names, say so by --classes NORMAL PNEUMONIA"
     )

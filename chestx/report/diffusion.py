@@ -49,7 +49,7 @@ def noise_schedules(schedulers: dict[str, DDPMScheduler], data: dict[str, Any]) 
         left.plot(abar.sqrt(), color=colour, label=f"{name}: {signal_left(scheduler):.1%} at T")
         decibels = 10 * torch.log10(abar / (1 - abar))
         right.plot(decibels[decibels > -60], color=colour)
-    left.set_ylabel("amplitude, sqrt(abar_t)")
+    left.set(ylabel="amplitude, sqrt(abar_t)", ylim=(0, 1.05))
     right.set_ylabel("signal to noise, dB")
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
@@ -126,10 +126,10 @@ def exhibits(
     own = out.config.schedule or GENERATORS[name].schedule
     schedules = {"deck": build_scheduler(), own: scheduler}
     return {
+        **training.exhibits(out, unet, history, len(train_data), loss),
         f"04_{name}_schedule": noise_schedules(schedules, out.about),
         f"04_{name}_forward": forward(out, scheduler, shown["images"]),
         f"04_{name}_reverse": reverse(out, pipeline, shown["class_labels"]),
         f"04_{name}_unet": unet_diagram(unet, out.about, f"UNet of {title(name)}"),
         "parameters": parameters(out, scheduler, unet),
-        **training.exhibits(out, unet, history, len(train_data), loss),
     }

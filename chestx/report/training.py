@@ -133,7 +133,7 @@ def labels(
     for label, name in enumerate(class_names):
         generators = [generator_for(out.config.seed, 1, index) for index in range(8)]
         both.append(model.sample(torch.full((8,), label), generators, "prior"))
-        rows[f"same z, {name}"] = both[label]
+        rows[f"one z of N(0, I),\nas {name}"] = both[label]
     by_label = (both[0] - both[1]).square().mean().sqrt().item()
     by_z = 2**0.5 * both[0].std(0).square().mean().sqrt().item()  # of a difference of two
     figure = image_rows(rows, out.about, "Validation images; one z under both labels")
