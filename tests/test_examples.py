@@ -483,7 +483,7 @@ def test_swap_schedulers(whole, tmp_path, capsys):
             assert (copy / "figures" / exhibit["file"]).stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "steps that do not divide T" not in said  # 4 and 5 divide 200
-    assert f"recommended, by validation: {stored['recommended']['sampler']}" in said
+    assert f"cheapest of the best, by validation: {stored['recommended']['sampler']}" in said
     assert run(module, copy, resume=True, **chosen) == stored
 
 
