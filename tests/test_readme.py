@@ -14,6 +14,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from chestx import files
+from chestx.classifier.arms import SYNTHETIC
 from chestx.config import CommonConfig, defaults, parse
 from chestx.generators import schedulers
 from chestx.generators.ddpm import build_scheduler, build_unet
@@ -287,6 +288,25 @@ def test_the_two_sizes_are_compared_by_what_was_measured():
         made = files.read_json(ROOT / f"examples/results/laptop128/{name}.json")["config"]
         assert (made["image_size"], made["num_epochs"]) == (128, said)
     assert "CVAE for 40 epochs, the enhanced one for 30" in one_line(EXAMPLES)
+
+
+def test_more_pixels_change_nothing_that_is_shown():
+    folder = ROOT / "examples/results/laptop128"
+    kept = files.read_json(folder / "comparison-fair.json")
+    config, shown = kept["config"], kept["exhibits"]
+    assert (config["image_size"], config["num_seeds"], config["num_trainings"]) == (128, 5, 1)
+    rows = {row[0]: row[2:] for row in shown["contrasts"]["rows"] if row[1] == "AUROC"}
+    titles = {arm.title for arm in SYNTHETIC.values()}
+    gains = {name: row[0] for name, row in rows.items() if name in titles}
+    assert len(gains) == 4 and not any("↑" in text for text in gains.values())
+    assert [name for name, text in gains.items() if "↓" in text] == ["CVAE"]
+    assert f"({gains['CVAE'].rstrip(' ↓')} of AUROC, not" in one_line(EXAMPLES)
+    assert f"against as many duplicates: {rows['DDPM mended'][1]};" in one_line(EXAMPLES)
+    _, _, difference, interval, *_ = shown["primary"]["rows"][2]
+    said = f"classical augmentation {float(difference):+.3f} {interval}, which"
+    assert said in one_line(EXAMPLES)
+    alone = rows["classical augmentation"][0].rstrip(" ↑")
+    assert f"which alone gains {alone}." in one_line(EXAMPLES)
 
 
 def test_neither_steps_nor_weights_do_what_framing_does():
