@@ -279,8 +279,10 @@ def test_the_two_sizes_are_compared_by_what_was_measured():
         kept.append(round(100 * spread["DDPM (deck's schedule)"] / spread["reference images"]))
     said = "keeps {} % of the reference images' spread of brightness here, {} % at 64 x 64"
     assert said.format(*kept) in one_line(EXAMPLES)
-    twin = files.read_json(ROOT / "examples/results/laptop128/twin.json")["kept"]
-    shares = [round(100 * twin[side]["sde-dpmsolver++, 20"]) for side in ("128", "64")]
+    shares = []
+    for preset in ("laptop128", "laptop"):
+        rows = files.read_json(ROOT / f"examples/results/{preset}/terminal_snr.json")["exhibits"]
+        shares += [int(row[3][:-1]) for row in rows["brightness"]["rows"] if row[0] == "twin: deck"]
     assert "from training images alone, says {} % and {} %".format(*shares) in one_line(EXAMPLES)
     trained = files.read_json(ROOT / "examples/results/laptop128/ddpm_mended.json")
     assert 5400 < trained["seconds"] < 7200 and "under two hours" in one_line(EXAMPLES)
