@@ -93,10 +93,10 @@ class Step:
         }
         if processes().is_main_process:
             files.write_json(self.folder / "result.json", result)
-        if self.seen:  # one sentence: what came out
-            first = next(e for e in result["exhibits"].values() if "file" in e)
-            print(f"Seen: {self.seen.rstrip('.')}. Open {self.root / 'figures' / first['file']}")
-            print(f"      {first['caption']}")
+        if self.seen:  # one sentence: what came out; and the first figure, which shows it
+            print(f"Seen: {self.seen.rstrip('.')}.")
+            for shown in [e for e in result["exhibits"].values() if "file" in e][:1]:
+                print(f"Open {self.root / 'figures' / shown['file']}: {shown['caption']}")
         processes().wait_for_everyone()
         return result
 

@@ -33,7 +33,7 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         print(f"{split:>12}: {counts}")
     smaller, missing = missing_images(data["train"]["label"])
     out.seen = f"{missing} {data.class_names[smaller]} images are missing for a balance"
-    if has_official:
+    if official is not data and config.protocol == "fair":
         _, more = missing_images(official["train"]["label"])
         out.seen += f" of our train split, {more} of the official folder, which the figure shows"
 

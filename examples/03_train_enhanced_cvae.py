@@ -3,8 +3,8 @@
     python examples/03_train_enhanced_cvae.py
     python examples/03_train_enhanced_cvae.py --beta 4 --ssim-weight 0 --output-dir outputs/try
 
-The loss is reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels;
-three epochs without a better one on validation end it, not in quick. A minute, in laptop an hour.
+Loss: reconstruction + beta KL + lambda (1 - SSIM), lambda = `--ssim-weight` times pixels. Training
+stops after three epochs without a better one on validation (never in quick). A minute to an hour.
 """
 
 import dataclasses

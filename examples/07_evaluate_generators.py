@@ -79,10 +79,8 @@ def main(config: Config, data: Radiographs, out: Step) -> Result:
         exhibits["latent"] = latent.latent_table(vaes)
     scores = found["spaces"]["random_vgg16"]["rows"]
     best = min(made, key=lambda name: scores[name]["kid"]["kid"])
-    out.seen = (
-        f"closest to the real images by KID: {best}, {scores[best]['kid']['kid']:.3f}; in the "
-    )
-    out.seen += "figure those synthetic images that are most like a training image"
+    out.seen = f"closest to the real images by KID: {best}, {scores[best]['kid']['kid']:.3f}. The "
+    out.seen += "figure has the synthetic images that are most like a training image"
     return out.save(exhibits, num_images=count, vaes=vaes, **found)
 
 

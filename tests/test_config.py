@@ -156,6 +156,13 @@ def test_an_interruption_says_how_to_go_on(number, code, capsys):
     assert f"stopped by {number.name}; the same command with --resume" in capsys.readouterr().err
 
 
+def test_a_flag_that_is_cut_short_is_refused(capsys):
+    """It would be read as another one's, or go unnoticed."""
+    with pytest.raises(SystemExit):
+        parse(CommonConfig, ["--image-siz", "16"])
+    assert "unrecognized arguments: --image-siz" in capsys.readouterr().err
+
+
 def test_settings_are_named_not_counted():
     """The first of a ``TrainingConfig`` is the seed, not the number of epochs."""
     with pytest.raises(TypeError):

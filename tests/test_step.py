@@ -79,6 +79,23 @@ def test_exhibits_are_stored_as_they_will_be_shown(tmp_path):
     assert step(tmp_path).finished() is None  # the report would lack a picture
 
 
+def test_what_was_seen_is_said_with_the_first_figure_and_its_caption(tmp_path, capsys):
+    shown = {"words": "A sentence."}
+    for name in ("one", "two"):
+        figure = Figure()
+        figure.supxlabel("phantom data, fair protocol")
+        shown[name] = Picture(figure, f"Picture {name}.")
+    out = step(tmp_path)
+    out.save(shown)
+    assert not capsys.readouterr().out  # nothing was seen
+    out.seen = "all is grey"
+    out.save(shown)
+    path = tmp_path / "figures" / "one.png"
+    assert capsys.readouterr().out == f"Seen: all is grey.\nOpen {path}: Picture one.\n"
+    out.save({})
+    assert capsys.readouterr().out == "Seen: all is grey.\n"
+
+
 def test_execute_works_once_and_again_where_something_changed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("chestx.step.load", lambda config: Images())
     worked = []
